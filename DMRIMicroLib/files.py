@@ -1,0 +1,45 @@
+"""Writing without ever leaving a half file behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import InputError
+
+
+@contextmanager
+def staged(folder: str | Path, *, last: str | None = None) -> Iterator[Path]:
+    """Give a temporary folder whose files move into `folder` when the block ends well.
+
+    Each file is renamed into place, so a reader sees the old file or the new one and nothing
+    between; `last` names the file that moves after all others. On any error, Ctrl-C included,
+    nothing in `folder` changes.
+    """
+    folder = writable(folder)
+    temporary = Path(tempfile.mkdtemp(prefix=".dmrimicro-", dir=folder))
+    try:
+        yield temporary
+        for file in sorted(temporary.iterdir(), key=lambda f: (f.name == last, f.name)):
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def writable(folder: str | Path) -> Path:
+    """Make `folder` if need be and check that files can be written there."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f"cannot write there ({error.strerror or error})",
+            "Choose another output folder, or change its permissions.",
+            file=folder,
+        ) from error
+    return folder

@@ -1,0 +1,267 @@
+"""Results: named maps with unit, range, uncertainty and provenance, on a scan's grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from .acquisition import Needs
+from .errors import InputError
+from .files import staged
+
+INDEX = "maps.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a map shows: declared once by its model, read by GUI, CLI, report and tests.
+
+    Attributes
+    ----------
+    name : str
+        Key of the map, unique over all models, e.g. ``"FA"``.
+    title : str
+        What it means, in a few words.
+    unit : str
+        ``""`` for a pure number.
+    low, high : float
+        Range of valid values.
+    window : (float, float)
+        Grey-level window to show it with.
+    colormap : str
+        Matplotlib name; the Slicer layer knows the colour node that goes with it.
+    kind : {"scalar", "vector", "tensor"}
+        Tensors hold (xx, yy, zz, xy, xz, yz), vectors (x, y, z), in RAS world coordinates.
+    needs : Needs
+        What an acquisition must have to identify it.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    low: float = 0.0
+    high: float = 1.0
+    window: tuple[float, float] = (0.0, 1.0)
+    colormap: str = "gray"
+    kind: Literal["scalar", "vector", "tensor"] = "scalar"
+    needs: Needs = field(default=Needs())
+
+    @property
+    def channels(self) -> int:
+        """Number of values per voxel."""
+        return {"scalar": 1, "vector": 3, "tensor": 6}[self.kind]
+
+    @property
+    def label(self) -> str:
+        """The name as a BIDS label (letters and digits only)."""
+        return "".join(c for c in self.name if c.isalnum())
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """One map: ``np.asarray(map)`` gives its array.
+
+    Attributes
+    ----------
+    metric : Metric
+        What it shows.
+    model : str
+        Name of the model or method that it comes from.
+    data : (x, y, z) or (x, y, z, channels) float32 array
+        0 outside the fitted voxels.
+    uncertainty : array like `data`, optional
+        Standard deviation.
+    """
+
+    metric: Metric
+    model: str
+    data: NDArray[np.float32]
+    uncertainty: NDArray[np.float32] | None = None
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    @property
+    def unit(self) -> str:
+        """Unit of the values."""
+        return self.metric.unit
+
+    @property
+    def file_stem(self) -> str:
+        """BIDS-derivatives name without suffix."""
+        return f"model-{self.model}_param-{self.metric.label}"
+
+
+@dataclass(frozen=True, eq=False)
+class MapSet(Mapping[str, Map]):
+    """Maps that share a grid: ``maps["FA"]``.
+
+    Attributes
+    ----------
+    maps : dict of str to Map
+        By metric name.
+    affine : (4, 4) array
+        Voxel indices to RAS millimetres.
+    mask : (x, y, z) bool array
+        Voxels that hold an answer. The maps are 0 elsewhere.
+    provenance : dict of model name to dict
+        How the maps of each model were made (JSON values only).
+    """
+
+    maps: dict[str, Map]
+    affine: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+    provenance: dict[str, dict[str, Any]]
+
+    def __getitem__(self, name: str) -> Map:
+        try:
+            return self.maps[name]
+        except KeyError:
+            raise KeyError(f"no map {name!r}; there are {', '.join(self.maps)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.maps)
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def merged(self, other: MapSet) -> MapSet:
+        """Put the maps of two runs on one grid together; the other's win where both have one."""
+        if self.mask.shape != other.mask.shape or not np.allclose(self.affine, other.affine, atol=1e-4):
+            raise InputError("the two sets of maps lie on different grids", "Keep them apart.")
+        return replace(
+            self,
+            maps={**self.maps, **other.maps},
+            mask=self.mask | other.mask,
+            provenance={**self.provenance, **other.provenance},
+        )
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write every map as NIfTI with a JSON sidecar, and ``maps.json``; return its path.
+
+        Maps of other models that already lie in the folder stay and stay listed. All files are
+        staged and renamed, so that a failure leaves the folder as it was.
+
+        Raises
+        ------
+        InputError
+            If the folder cannot be written, or holds maps of another scan and `overwrite` is off.
+        """
+        folder = Path(folder)
+        entries, provenance = self._kept(folder, overwrite)
+        with staged(folder, last=INDEX) as stage:
+            for item in self.maps.values():
+                entries.append(self._write(item, stage))
+            for model in self.provenance:
+                self._nifti(self.mask.astype(np.uint8), stage / _mask_file(model))
+            index = {
+                "format": "DMRIMicro maps",
+                "version": FORMAT_VERSION,
+                "maps": entries,
+                "masks": {model: _mask_file(model) for model in provenance},
+                "provenance": provenance,
+            }
+            _dump(index, stage / INDEX)
+        return folder / INDEX
+
+    @classmethod
+    def load(cls, folder: str | Path) -> MapSet:
+        """Read what `save` wrote."""
+        index_file = Path(folder) / INDEX
+        index = _read_index(index_file)
+        if index is None:
+            raise InputError("there is no such file", "Give a folder that `dmrimicro fit` wrote.", file=index_file)
+        maps: dict[str, Map] = {}
+        for entry in index["maps"]:
+            metric = Metric(
+                **{k: entry[k] for k in ("title", "unit", "colormap", "kind")},
+                name=entry["metric"],
+                low=entry["range"][0],
+                high=entry["range"][1],
+                window=tuple(entry["window"]),
+            )
+            read = {k: _load(Path(folder) / entry[k])[0] for k in ("file", "uncertainty_file") if k in entry}
+            maps[metric.name] = Map(metric, entry["model"], read["file"], read.get("uncertainty_file"))
+        masks = [_load(Path(folder) / file) for file in index["masks"].values()]
+        mask = np.logical_or.reduce([m[0] > 0 for m in masks])
+        return cls(maps, masks[0][1], mask, index["provenance"])
+
+    def _kept(self, folder: Path, overwrite: bool) -> tuple[list[dict], dict[str, dict]]:
+        """Entries of an earlier run in `folder` that stay, and the provenance of all."""
+        index = _read_index(folder / INDEX)
+        if index is None or overwrite:
+            return [], dict(self.provenance)
+        mine = {p.get("scan", {}).get("fingerprint") for p in self.provenance.values()}
+        theirs = {p.get("scan", {}).get("fingerprint"): p for p in index["provenance"].values()}
+        if strangers := [p for key, p in theirs.items() if key not in mine]:
+            raise InputError(
+                f"this folder holds maps of another scan ({strangers[0].get('scan', {}).get('name', 'unknown')})",
+                "Choose another output folder, or allow it with --overwrite (overwrite=True).",
+                file=folder,
+            )
+        entries = [e for e in index["maps"] if e["model"] not in self.provenance]
+        return entries, {**index["provenance"], **self.provenance}
+
+    def _write(self, item: Map, stage: Path) -> dict[str, Any]:
+        metric = item.metric
+        entry: dict[str, Any] = {
+            "metric": metric.name,
+            "title": metric.title,
+            "model": item.model,
+            "unit": metric.unit,
+            "kind": metric.kind,
+            "file": f"{item.file_stem}_dwimap.nii.gz",
+            "range": [metric.low, metric.high],
+            "window": list(metric.window),
+            "colormap": metric.colormap,
+        }
+        if metric.kind != "scalar":
+            entry["frame"] = "RAS world coordinates"
+            entry["components"] = ["xx", "yy", "zz", "xy", "xz", "yz"] if metric.kind == "tensor" else ["x", "y", "z"]
+        self._nifti(item.data, stage / entry["file"])
+        if item.uncertainty is not None:
+            entry["uncertainty_file"] = f"{item.file_stem}_desc-sd_dwimap.nii.gz"
+            self._nifti(item.uncertainty, stage / entry["uncertainty_file"])
+        _dump({**entry, "provenance": self.provenance[item.model]}, stage / f"{item.file_stem}_dwimap.json")
+        return entry
+
+    def _nifti(self, data: NDArray, file: Path) -> None:
+        image = nib.Nifti1Image(data if data.dtype == np.uint8 else data.astype(np.float32), self.affine)
+        image.header.set_xyzt_units("mm")
+        nib.save(image, file)
+
+
+def _mask_file(model: str) -> str:
+    return f"model-{model}_desc-fitted_mask.nii.gz"
+
+
+def _dump(content: dict, file: Path) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_index(file: Path) -> dict | None:
+    if not file.exists():
+        return None
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        if index["format"] != "DMRIMicro maps" or index["version"] > FORMAT_VERSION:
+            raise ValueError(f"format {index['format']!r} version {index['version']}")
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"not a readable list of maps ({error})", "Move it away, or give another folder.", file=file) from error
+    return index
+
+
+def _load(file: Path) -> tuple[NDArray, NDArray]:
+    try:
+        image = nib.load(file)
+        return np.asarray(image.dataobj), image.affine  # type: ignore[attr-defined]
+    except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
+        raise InputError(f"cannot be read ({error})", "Run the fit again.", file=file) from error

@@ -1,0 +1,217 @@
+"""A diffusion scan: the signal on its grid, the acquisition, the mask, the noise."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .acquisition import Acquisition
+from .errors import InputError
+
+READ_BYTES = 256 * 2**20
+"""Bytes of signal read at a time from a file that is opened lazily."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviation of the noise in one channel, in the signal's unit, and how it was found."""
+
+    sigma: float
+    method: str
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One diffusion-weighted scan.
+
+    Parameters
+    ----------
+    signal : (x, y, z, m) array or array-like
+        Signal of m volumes. Anything with ``shape`` and numpy slicing will do, so a file can
+        stay on disk (nibabel's array proxies) until voxels are asked for.
+    affine : (4, 4) array
+        Voxel indices to RAS millimetres.
+    acquisition : Acquisition
+        Weighting of the m volumes.
+    mask : (x, y, z) bool array, optional
+        Voxels to work on; None means not decided yet (see `masking.brain_mask`).
+    name : str
+        Short name for files and reports.
+    source : Path, optional
+        The image file that it came from.
+    notes : tuple of str
+        What was recognised, converted or left out on the way in, in words for the user.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree, the affine is singular or the mask is empty.
+    """
+
+    signal: Any
+    affine: NDArray[np.float64]
+    acquisition: Acquisition
+    mask: NDArray[np.bool_] | None = None
+    name: str = "scan"
+    source: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.signal.shape)
+        if len(shape) != 4:
+            raise InputError(
+                f"the image has {len(shape)} dimensions {shape}, expected 4 (x, y, z, volume)",
+                "Give the whole diffusion series, not one volume of it.",
+                file=self.source,
+            )
+        if shape[3] != len(self.acquisition):
+            raise InputError(
+                f"the image has {shape[3]} volumes and the acquisition {len(self.acquisition)}",
+                "Check that image, b-values and b-vectors belong together.",
+                file=self.source,
+            )
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+            raise InputError("the affine is not an invertible 4x4 matrix", "Repair the header.", file=self.source)
+        object.__setattr__(self, "affine", affine)
+        if self.mask is not None:
+            object.__setattr__(self, "mask", _checked_mask(self.mask, shape[:3]))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along each axis."""
+        return tuple(int(n) for n in self.signal.shape[:3])  # type: ignore[return-value]
+
+    @cached_property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Edge lengths of a voxel [mm]."""
+        return tuple(float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))  # type: ignore[return-value]
+
+    def with_mask(self, mask: NDArray) -> Scan:
+        """Return the same scan with another mask."""
+        return replace(self, mask=mask)
+
+    def with_notes(self, *notes: str) -> Scan:
+        """Return the same scan with more notes."""
+        return replace(self, notes=self.notes + notes)
+
+    def select(self, volumes: Sequence[int] | NDArray) -> Scan:
+        """Return a scan of some of the volumes (read into memory)."""
+        index = np.asarray(volumes)
+        return replace(self, signal=self.volumes(index), acquisition=self.acquisition.subset(index))
+
+    def volumes(self, indices: Sequence[int] | NDArray) -> NDArray[np.float32]:
+        """Read some volumes: (k,) numbers -> (x, y, z, k) float32."""
+        indices = np.asarray(indices)
+        out = np.empty((*self.shape, len(indices)), dtype=np.float32)
+        for block, part in self._read(indices):
+            out[..., block] = part
+        return out
+
+    def voxels(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Read the signal of the voxels in `mask`: (x, y, z) bool -> (n, m) float32.
+
+        Peak memory is the result plus `READ_BYTES` (twice that for integer files).
+        """
+        out = np.empty((int(mask.sum()), self.signal.shape[3]), dtype=np.float32)
+        for block, part in self._read(np.arange(self.signal.shape[3])):
+            out[:, block] = part[mask]
+        return out
+
+    @cached_property
+    def b0(self) -> NDArray[np.float32]:
+        """(x, y, z) robust S0: the voxelwise median of the b0 volumes (their mean if two)."""
+        return np.median(self.volumes(np.flatnonzero(self._baselines())), axis=3)
+
+    @cached_property
+    def noise(self) -> Noise | None:
+        """Noise estimate: from the b0 repeats, else from the b0 image's finest detail.
+
+        Median over the mask, or over the bright half of the image when there is no mask. With
+        repeats it is the standard deviation over them; with one b0 it is dipy's
+        ``estimate_sigma``. None if neither gives a positive number.
+        """
+        baselines = np.flatnonzero(self._baselines())
+        b0 = self.b0
+        inside = self.mask if self.mask is not None else b0 > np.mean(b0[np.isfinite(b0)])
+        if not inside.any():
+            return None
+        if len(baselines) >= 2:
+            repeats = self.volumes(baselines)[inside]
+            spread = repeats.std(axis=1, ddof=1)
+            correction = _median_of_sd(len(baselines))
+            sigma, method = float(np.nanmedian(spread)) / correction, f"{len(baselines)} b0 repeats"
+        else:
+            from dipy.denoise.noise_estimate import estimate_sigma
+
+            sigma = float(np.median(estimate_sigma(np.nan_to_num(b0[..., None]))))
+            method = "fine detail of the single b0"
+        return Noise(sigma, method) if np.isfinite(sigma) and sigma > 0 else None
+
+    @property
+    def snr(self) -> float | None:
+        """Median b0 signal in the mask over the noise."""
+        if self.noise is None:
+            return None
+        inside = self.mask if self.mask is not None else self.b0 > np.mean(self.b0[np.isfinite(self.b0)])
+        return float(np.median(self.b0[inside])) / self.noise.sigma
+
+    def _baselines(self) -> NDArray[np.bool_]:
+        is_b0 = self.acquisition.is_b0
+        if not is_b0.any():
+            lowest = float(self.acquisition.bvals.min())
+            raise InputError(
+                f"there is no b0 volume: the lowest b-value is {lowest:g} s/mm2",
+                f"If those volumes are to serve as b0, say so: --b0-threshold {np.ceil(lowest + 1):g} "
+                "(b0_threshold= in Python); their true b is used all the same.",
+                file=self.source,
+            )
+        return is_b0
+
+    def _read(self, indices: NDArray):
+        """Yield (positions, (x, y, z, k) float32) for the volumes asked for, a few at a time."""
+        step = max(1, READ_BYTES // (4 * int(np.prod(self.shape))))
+        for start in range(0, len(indices), step):
+            wanted = indices[start : start + step]
+            # a run of volumes is one read; an arbitrary list is not sliceable from a file
+            run = len(wanted) > 0 and np.array_equal(wanted, np.arange(wanted[0], wanted[0] + len(wanted)))
+            try:
+                if run or isinstance(self.signal, np.ndarray):
+                    key = slice(int(wanted[0]), int(wanted[-1]) + 1) if run else wanted
+                    part = np.asarray(self.signal[..., key], dtype=np.float32)
+                else:
+                    part = np.stack([np.asarray(self.signal[..., int(v)], dtype=np.float32) for v in wanted], axis=-1)
+            except (EOFError, OSError, ValueError, zlib.error) as error:
+                raise InputError(
+                    f"the image data cannot be read ({error})",
+                    "The file is probably cut off or damaged: copy or convert it again.",
+                    file=self.source,
+                ) from error
+            yield slice(start, start + len(wanted)), part
+
+
+def _checked_mask(mask: NDArray, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = np.asarray(mask)
+    if mask.shape != shape:
+        raise InputError(
+            f"the mask has shape {mask.shape}, the scan {shape}",
+            "Give a mask on the scan's grid (a mask file with an affine is resampled by itself).",
+        )
+    mask = mask.astype(bool)
+    if not mask.any():
+        raise InputError("the mask is empty", "Give a mask with voxels in it, or none to have it estimated.")
+    return mask
+
+
+def _median_of_sd(repeats: int) -> float:
+    """Median of the sample standard deviation of `repeats` draws from N(0, 1)."""
+    from scipy.stats import chi2
+
+    return float(np.sqrt(chi2.median(repeats - 1) / (repeats - 1)))
