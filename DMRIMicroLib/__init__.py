@@ -1,0 +1,63 @@
+"""DMRIMicro: maps of brain microstructure from any diffusion MRI scan.
+
+>>> import DMRIMicroLib as dm                                # doctest: +SKIP
+>>> scan = dm.load("dwi.nii.gz")                             # doctest: +SKIP
+>>> maps = dm.fit(scan, "dti")                               # doctest: +SKIP
+>>> maps["FA"], maps.save("maps/")                           # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .acquisition import Acquisition
+    from .errors import DMRIMicroError, InputError, NotIdentifiable
+    from .fit import fit
+    from .io import load
+    from .maps import Map, MapSet
+    from .report import write_report
+    from .scan import Scan
+
+# Imported on first use: Slicer loads the module before torch, nibabel and dipy are installed.
+_HOME = {
+    "Acquisition": ".acquisition",
+    "DMRIMicroError": ".errors",
+    "InputError": ".errors",
+    "NotIdentifiable": ".errors",
+    "fit": ".fit",
+    "load": ".io",
+    "Map": ".maps",
+    "MapSet": ".maps",
+    "write_report": ".report",
+    "Scan": ".scan",
+}
+
+__all__ = [
+    "Acquisition",
+    "DMRIMicroError",
+    "InputError",
+    "Map",
+    "MapSet",
+    "NotIdentifiable",
+    "Scan",
+    "__version__",
+    "fit",
+    "load",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

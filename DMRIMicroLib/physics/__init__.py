@@ -1,0 +1,1 @@
+"""Physics that every method shares."""
