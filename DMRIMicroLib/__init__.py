@@ -16,7 +16,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .acquisition import Acquisition
     from .errors import DMRIMicroError, InputError, NotIdentifiable
-    from .fit import fit
+    from .fitting import fit
     from .io import load
     from .maps import Map, MapSet
     from .report import write_report
@@ -28,7 +28,7 @@ _HOME = {
     "DMRIMicroError": ".errors",
     "InputError": ".errors",
     "NotIdentifiable": ".errors",
-    "fit": ".fit",
+    "fit": ".fitting",
     "load": ".io",
     "Map": ".maps",
     "MapSet": ".maps",

@@ -27,14 +27,14 @@ def brain_mask(scan: Scan) -> Scan:
     b0 = np.nan_to_num(scan.b0, posinf=0.0, neginf=0.0)
     # a radius of 4 voxels of 2 mm, dipy's default, would erase coarse or two-slice scans
     radius = int(np.clip(round(8 / max(scan.voxel_size)), 1, 4))
-    _, mask = median_otsu(b0, median_radius=radius, numpass=4)
+    _, mask = median_otsu(b0, median_radius=radius, numpass=4) if b0.max() > b0.min() else (b0, b0 > 0)
+    mask &= b0 > 0
     if not mask.any():
         raise InputError(
             "no brain was found in the b0 image",
             "Give a mask (--mask).",
             file=scan.source,
         )
-    mask &= b0 > 0
     return scan.with_mask(mask).with_notes(
         f"no mask was given: estimated with dipy's median_otsu (radius {radius}), {int(mask.sum())} voxels"
     )

@@ -44,10 +44,11 @@ def warnings_of(
     if outlier_slices:
         affected = sorted({v for v, _ in outlier_slices})
         yield (
-            f"Signal drop-out in {_count(outlier_slices, 'slice')} of {_count(affected, 'volume')} "
-            f"({_listed(affected)}), as head motion or pulsation during the diffusion encoding makes "
-            "it. A few slices do little harm; otherwise correct the scan (for example FSL eddy with "
-            "--repol) or leave these volumes out, and fit again."
+            f"Signal drop-out in {_count(outlier_slices, 'slice')} of "
+            f"{_count(affected, 'volume')} ({_listed(affected)}), as head motion or pulsation "
+            "during the diffusion encoding makes it. A few slices do little harm; otherwise "
+            "correct the scan (for example FSL eddy with --repol) or leave these volumes out, "
+            "and fit again."
         )
     if outlier_volumes:
         yield (
@@ -57,18 +58,20 @@ def warnings_of(
         )
     if snr is not None and snr < LOW_SNR:
         yield (
-            f"The SNR of the b0 images is low ({snr:.1f}; at least {LOW_SNR:g} is wanted): FA is "
-            "biased upwards and MD downwards. Denoise the scan before anything else, or average repeats."
+            f"The SNR of the b0 images is low ({snr:.1f}; at least {LOW_SNR:g} is wanted): "
+            "FA is biased upwards and MD downwards. Denoise the scan before anything else, or "
+            "average repeats."
         )
     if high_fa is not None and high_fa > MANY_HIGH_FA:
         yield (
-            f"{high_fa:.1%} of the voxels have FA > {HIGH_FA}, which brain tissue does not reach. "
-            "Noise, motion or a mask that covers background do this: look at the mask and at the outliers."
+            f"{high_fa:.1%} of the voxels have FA > {HIGH_FA}, which brain tissue does not "
+            "reach. Noise, motion or a mask that covers background do this: look at the mask and "
+            "at the outliers."
         )
     if negative is not None and negative > MANY_NEGATIVE:
         yield (
-            f"{negative:.1%} of the tensors have a negative eigenvalue, which is impossible. "
-            "Usual causes are noise, motion between volumes and wrong b-values."
+            f"{negative:.1%} of the tensors have a negative eigenvalue, which is "
+            "impossible. Usual causes are noise, motion between volumes and wrong b-values."
         )
 
 

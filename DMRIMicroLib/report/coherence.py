@@ -171,8 +171,8 @@ def _block_sums(
 
 
 def _blocks(shape: tuple[int, ...], size: NDArray) -> NDArray[np.intp]:
-    """Number of the block that each voxel lies in."""
-    at = [(np.arange(n) * edge // BLOCK_MM).astype(int) for n, edge in zip(shape, size, strict=True)]
+    """Return the number of the block that each voxel lies in."""
+    at = [(np.arange(n) * s // BLOCK_MM).astype(int) for n, s in zip(shape, size, strict=True)]
     grid = tuple(int(a[-1]) + 1 for a in at)
     return np.ravel_multi_index(np.meshgrid(*at, indexing="ij"), grid)
 

@@ -35,8 +35,11 @@ SHELLS = "viridis"
 ALERT = "#c62828"
 """Colour of outliers."""
 
-VIEWS = (("from above", (0, 1), 2, "R", "A"), ("from the front", (0, 2), 1, "R", "S"))
-"""Name, axes drawn, axis towards the viewer, ends of the drawn axes; in RAS, right on the left."""
+VIEWS = (
+    ("from the feet, as the slices", (0, 1), (0, 0, -1), "R", "A"),
+    ("from the front", (0, 2), (0, 1, 0), "R", "S"),
+)
+"""Name, axes drawn, direction to the viewer [RAS], names of the left and the upper end."""
 
 
 def to_png(figure: Figure) -> str:
@@ -54,12 +57,12 @@ def directions(acquisition: Acquisition) -> Figure:
     """
     figure = Figure(figsize=(WIDTH, 4.3), facecolor="white", layout="constrained")
     colours = _shell_colours(acquisition)
-    for axes, (title, drawn, depth, right, up) in zip(figure.subplots(1, 2), VIEWS, strict=True):
+    for axes, (title, drawn, viewer, right, up) in zip(figure.subplots(1, 2), VIEWS, strict=True):
         _sphere(axes, title, right, up)
         for shell, colour in zip(acquisition.shells, colours, strict=True):
             g = acquisition.bvecs[list(shell.indices)]
             for sign in (1, -1):
-                near = sign * g[sign * g[:, depth] >= 0]
+                near = sign * g[sign * (g @ viewer) >= 0]
                 axes.scatter(
                     -near[:, drawn[0]],  # radiological: the patient's right is on the left
                     near[:, drawn[1]],
@@ -95,14 +98,14 @@ def volume_signal(acquisition: Acquisition, quality: Quality) -> Figure:
 
 def map_mosaic(item: Map, mask: NDArray, affine: NDArray) -> Figure:
     """Axial slices of a scalar map in its own window, with a colour bar."""
-    tiles, aspect = axial_tiles(item.data, mask, affine)
-    colours = matplotlib.colormaps[item.metric.colormap].copy()
-    colours.set_bad("black")
+    tiles, aspect = _spaced_tiles(item.data, mask, affine)
+    colours = matplotlib.colormaps[item.metric.colormap]
     low, high = item.metric.window
-    figure, axes = _sheet(tiles, aspect)
+    figure, axes = _sheet(tiles, aspect)  # black, and NaN is not drawn
     image = axes.imshow(_laid_out(tiles), cmap=colours, vmin=low, vmax=high, aspect=aspect)
     bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.01, extend="both")
     bar.formatter.set_powerlimits((-2, 4))
+    bar.formatter.set_useMathText(True)
     bar.ax.tick_params(colors=INK, labelsize=8)
     bar.ax.yaxis.get_offset_text().set_color(INK)
     bar.outline.set_edgecolor(INK)  # type: ignore[operator]
@@ -113,7 +116,7 @@ def map_mosaic(item: Map, mask: NDArray, affine: NDArray) -> Figure:
 def colour_fa(maps: MapSet) -> Figure:
     """Principal direction times FA: red left-right, green front-back, blue up-down."""
     colour = np.abs(maps["V1"].data) * np.clip(maps["FA"].data, 0, 1)[..., None]
-    tiles, aspect = axial_tiles(colour, maps.mask, maps.affine)
+    tiles, aspect = _spaced_tiles(colour, maps.mask, maps.affine)
     figure, axes = _sheet(tiles, aspect)
     axes.imshow(np.clip(np.nan_to_num(_laid_out(tiles)), 0, 1), aspect=aspect)
     return figure
@@ -133,7 +136,7 @@ def histograms(items: Sequence[Map], mask: NDArray) -> Figure:
         axes.set_xlabel(with_unit(item), fontsize=9)
         axes.set_yticks([])
         axes.tick_params(labelsize=8)
-        axes.ticklabel_format(axis="x", scilimits=(-2, 4))
+        axes.ticklabel_format(axis="x", scilimits=(-2, 4), useMathText=True)
         axes.spines[["top", "right", "left"]].set_visible(False)
     for axes in panels[len(items) :]:
         axes.set_axis_off()
@@ -146,13 +149,21 @@ def with_unit(item: Map) -> str:
     return f"{item.metric.name} [{unit}]" if unit else item.metric.name
 
 
+def _spaced_tiles(data: NDArray, mask: NDArray, affine: NDArray) -> tuple[NDArray, float]:
+    """Cut the tiles with a black edge, so that masks that fill the image do not touch."""
+    tiles, aspect = axial_tiles(data, mask, affine)
+    edge = [(0, 0), (1, 1), (1, 1), (0, 0)][: tiles.ndim]
+    return np.pad(tiles, edge, constant_values=np.nan), aspect
+
+
 def _sheet(tiles: NDArray, aspect: float) -> tuple[Figure, Axes]:
     """Return a black figure of the mosaic's proportions, its sides labelled R and L."""
     columns = min(COLUMNS, len(tiles))
     rows = -(-len(tiles) // columns)
     height, width = tiles.shape[1:3]
     tall = WIDTH * 0.9 * (rows * height * aspect) / (columns * width)
-    figure = Figure(figsize=(WIDTH, min(tall, WIDTH) + 0.2), facecolor="black", layout="constrained")
+    size = (WIDTH, min(tall, WIDTH) + 0.2)
+    figure = Figure(figsize=size, facecolor="black", layout="constrained")
     axes = figure.subplots()
     axes.set_axis_off()
     for x, ha, side in ((0.005, "left", "R"), (0.995, "right", "L")):
@@ -166,9 +177,8 @@ def _laid_out(tiles: NDArray) -> NDArray:
 
 def _mark(axes: Axes, signal: NDArray, volumes: Sequence[int], shape: str, label: str) -> None:
     if len(volumes):
-        axes.plot(
-            volumes, signal[list(volumes)], shape, ms=11, mfc="none", mec=ALERT, mew=1.5, label=label
-        )
+        ring = {"ms": 11, "mfc": "none", "mec": ALERT, "mew": 1.5}
+        axes.plot(volumes, signal[list(volumes)], shape, label=label, **ring)
 
 
 def _shell_colours(acquisition: Acquisition) -> NDArray:
@@ -182,7 +192,8 @@ def _sphere(axes: Axes, title: str, right: str, up: str) -> None:
     turn = np.linspace(0, 2 * np.pi, 181)
     axes.plot(np.cos(turn), np.sin(turn), color="#999999", lw=1)
     opposite = {"R": "L", "A": "P", "S": "I"}
-    for x, y, name in ((-1.1, 0, right), (1.1, 0, opposite[right]), (0, 1.1, up), (0, -1.1, opposite[up])):
+    ends = ((-1.1, 0, right), (1.1, 0, opposite[right]), (0, 1.1, up), (0, -1.1, opposite[up]))
+    for x, y, name in ends:
         axes.text(x, y, name, ha="center", va="center", color="#555555")
     axes.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25), aspect="equal", title=title)
     axes.set_axis_off()

@@ -177,7 +177,7 @@ def _running_median(ratio: NDArray) -> NDArray:
 
 @dataclass(frozen=True)
 class _TensorFit:
-    """What predicts the signal of some voxels: their indices, S0 (n,) and tensors (n, 6) [mm2/s]."""
+    """What predicts the signal of n voxels: indices, S0 (n,) and tensors (n, 6) [mm2/s]."""
 
     where: tuple[NDArray, ...]
     s0: NDArray

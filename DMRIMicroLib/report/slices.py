@@ -53,9 +53,8 @@ def axial_tiles(
     inside = inside > 0
     outside = ~inside if values.ndim == 3 else np.broadcast_to(~inside[..., None], values.shape)
     values = np.where(outside, np.nan, values)
-    crop = tuple(
-        slice(max(0, int(k.min()) - MARGIN), int(k.max()) + 1 + MARGIN) for k in np.nonzero(inside)[:2]
-    )
+    ends = [(int(k.min()), int(k.max())) for k in np.nonzero(inside)[:2]]
+    crop = tuple(slice(max(0, low - MARGIN), high + 1 + MARGIN) for low, high in ends)
     chosen = choose_slices(inside.sum(axis=(0, 1)), most)
     tiles = np.moveaxis(values[crop][:, :, chosen], 2, 0)
     # (n, x, y) -> (n, row from anterior, column from the patient's right)

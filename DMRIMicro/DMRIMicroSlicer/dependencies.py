@@ -1,0 +1,123 @@
+"""Python packages that the library needs: looked up and, when the user agrees, installed on Apply."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+
+from DMRIMicroLib.errors import DMRIMicroError
+
+from .library import MODULE_FOLDER
+
+REQUIREMENTS = MODULE_FOLDER / "Resources" / "requirements.txt"
+REQUESTER = "DMRIMicro"
+OFFLINE = "Check the internet connection (a proxy or firewall may stop pip) and press Apply again."
+
+
+class DependencyError(DMRIMicroError):
+    """Something that the library needs is not there."""
+
+
+def requirements(file: Path = REQUIREMENTS) -> list[str]:
+    """Return the requirement lines of a file, without comments and pip options."""
+    lines = (line.split(" #")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith(("#", "-"))]
+
+
+def missing(file: Path = REQUIREMENTS) -> list[str]:
+    """Return the requirements that are not installed, or too old."""
+    importlib.invalidate_caches()
+    return [line for line in requirements(file) if not _satisfied(line)]
+
+
+def torch_missing() -> bool:
+    """Say whether PyTorch is absent, without the seconds that importing it takes."""
+    importlib.invalidate_caches()
+    return importlib.util.find_spec("torch") is None
+
+
+def ensure(file: Path = REQUIREMENTS) -> bool:
+    """Install what is missing after asking.
+
+    Returns
+    -------
+    bool
+        True if all is there, False if the user declined.
+
+    Raises
+    ------
+    DependencyError
+        With what to do, if something cannot be installed.
+    """
+    if torch_missing() and not _install_torch():
+        return False
+    if missing(file) and not _install(file):
+        return False
+    if left := missing(file):
+        raise DependencyError(f"Still missing after installing: {', '.join(left)}. Restart Slicer and press Apply.")
+    return True
+
+
+def _install_torch() -> bool:
+    """Install PyTorch through Slicer's PyTorch extension, which knows the graphics card's driver."""
+    try:
+        import PyTorchUtils
+    except ImportError as error:
+        raise DependencyError(
+            "PyTorch is not installed, and neither is the PyTorch extension that installs it. "
+            "Open View > Extensions Manager, install 'PyTorch', restart Slicer and press Apply again."
+        ) from error
+    try:
+        torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True)
+    except Exception as error:
+        raise DependencyError(f"PyTorch could not be installed ({error}). {OFFLINE}") from error
+    return torch is not None
+
+
+def _install(file: Path) -> bool:
+    """Ask and install with Slicer's own tools; False if the user declined."""
+    import slicer.util
+
+    try:
+        import slicer.packaging as packaging
+    except ImportError:
+        packaging = None  # before Slicer 5.11
+    question = f"{REQUESTER} needs these Python packages:\n\n{', '.join(missing(file))}\n\nInstall them now?"
+    try:
+        if packaging is not None:
+            packaging.pip_ensure(packaging.load_requirements(file), requester=REQUESTER)
+        elif slicer.util.confirmOkCancelDisplay(question):
+            slicer.util.pip_install(missing(file))
+        else:
+            return False
+    except RuntimeError as error:
+        if "declined" in str(error).lower():
+            return False
+        raise DependencyError(f"The packages could not be installed ({error}). {OFFLINE}") from error
+    except Exception as error:
+        raise DependencyError(f"The packages could not be installed ({error}). {OFFLINE}") from error
+    return True
+
+
+def _satisfied(line: str) -> bool:
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:  # Slicer before 5.x has none: presence must do
+        name = line.split(";")[0]
+        for mark in "<>=!~[ ":
+            name = name.split(mark)[0]
+        return _version(name) is not None
+    requirement = Requirement(line)
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        return True
+    version = _version(requirement.name)
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,213 @@
+"""A fit in a process of its own: the window stays alive, Cancel ends it, a crash stays outside.
+
+Progress is read from a file by `poll`, which the caller's timer calls: no thread touches MRML.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from DMRIMicroLib.errors import DMRIMicroError, InputError
+
+from .library import LIBRARY, library_parent
+
+KILL_SECONDS = 1.5
+"""How long to wait for a killed process to be gone."""
+
+ERROR_LINES = 6
+"""Last lines of the worker's complaint that are shown."""
+
+
+class WorkerError(DMRIMicroError):
+    """The fit ended badly in its process."""
+
+
+class FitJob:
+    """One fit in a child process.
+
+    Parameters
+    ----------
+    command : sequence of str
+        What to run; it prints one JSON object a line: ``{"progress": 0.42, "text": "..."}``.
+    folder : Path
+        The job's own temporary folder; it is removed when the job is over.
+    read : callable
+        Called with the output folder (``folder / "maps"``) when the process ended well.
+    on_progress : callable(fraction, text), optional
+    on_done : callable(result of `read`), optional
+    on_error : callable(text), optional
+    env : dict, optional
+        Environment of the process.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        read: Callable[[Path], object],
+        *,
+        on_progress: Callable[[float, str], None] | None = None,
+        on_done: Callable[[object], None] | None = None,
+        on_error: Callable[[str], None] | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self.folder, self._read = Path(folder), read
+        self._on_progress, self._on_done, self._on_error = on_progress, on_done, on_error
+        self.state = "running"
+        self._seen = 0
+        try:
+            with open(self._out, "wb") as out, open(self._err, "wb") as err:
+                self._process = subprocess.Popen(
+                    list(command), stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env, **_own_group()
+                )
+        except OSError as error:
+            self._clean()
+            raise WorkerError(f"{command[0]} cannot be started ({error}). Install the module again.") from error
+
+    @property
+    def _out(self) -> Path:
+        return self.folder / "stdout.txt"
+
+    @property
+    def _err(self) -> Path:
+        return self.folder / "stderr.txt"
+
+    def poll(self) -> str:
+        """Deliver news to the callbacks; return "running", "done", "failed" or "cancelled"."""
+        if self.state != "running":
+            return self.state
+        code = self._process.poll()  # asked before reading, so that no last line is missed
+        for fraction, text in self._news():
+            if self._on_progress:
+                self._on_progress(fraction, text)
+            if self.state != "running":  # the callback has cancelled
+                return self.state
+        if code is not None:
+            self._finish(code)
+        return self.state
+
+    def cancel(self) -> None:
+        """Kill the process and its children; nothing reaches the scene."""
+        if self.state == "running":
+            self.state = "cancelled"
+            _kill_tree(self._process)
+            self._clean()
+
+    def _news(self) -> list[tuple[float, str]]:
+        """Return the progress lines that are complete and not yet told."""
+        with open(self._out, "rb") as file:
+            file.seek(self._seen)
+            text = file.read()
+        complete = text[: text.rfind(b"\n") + 1]
+        self._seen += len(complete)
+        news = []
+        for line in complete.decode("utf-8", errors="replace").splitlines():
+            try:
+                event = json.loads(line)
+                news.append((float(event["progress"]), str(event.get("text", ""))))
+            except (ValueError, TypeError, KeyError):
+                continue  # other packages print, too
+        return news
+
+    def _finish(self, code: int) -> None:
+        try:
+            result = self._read(self.folder / "maps") if code == 0 else None
+            problem = None if code == 0 else self._complaint(code)
+        except Exception as error:
+            problem = f"The fit ended, but its result cannot be used: {error}"
+        finally:
+            self._clean()
+        self.state = "done" if problem is None else "failed"
+        if problem is not None and self._on_error:
+            self._on_error(problem)
+        elif problem is None and self._on_done:
+            self._on_done(result)
+
+    def _complaint(self, code: int) -> str:
+        lines = self._err.read_text("utf-8", errors="replace").strip().splitlines()[-ERROR_LINES:]
+        if code < 0 or not lines:
+            what = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+            hint = " Perhaps memory ran out: give a mask or close other programs." if code == -9 else ""
+            lines.insert(0, f"The worker process {what}.{hint}")
+        return "\n".join(lines)
+
+    def _clean(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def start_fit(scan, models: Sequence[str], *, device: str | None = None, **callbacks) -> FitJob:
+    """Write the scan to a temporary folder and fit it in a child process; see `FitJob`."""
+    from DMRIMicroLib.io import nifti
+    from DMRIMicroLib.maps import MapSet
+
+    python = python_executable()
+    folder = Path(tempfile.mkdtemp(prefix="dmrimicro-"))
+    try:
+        file = folder / "scan.nii"  # not compressed: this runs while the window waits
+        nifti.save(scan, file)
+        command = [python, "-m", LIBRARY, "fit", str(file), "--models", *models, "--out", str(folder / "maps")]
+        if scan.mask is not None:
+            command += ["--mask", str(folder / "scan_mask.nii.gz")]
+        if device:
+            command += ["--device", device]
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return FitJob([*command, "--progress", "json"], folder, MapSet.load, env=worker_environment(), **callbacks)
+
+
+def python_executable() -> str:
+    """Return the Python of this Slicer; ``sys.executable`` is the application itself there."""
+    import slicer
+
+    home = getattr(getattr(slicer, "app", None), "slicerHome", "")
+    suffix = ".exe" if os.name == "nt" else ""
+    inside = os.path.join(home, "bin", f"PythonSlicer{suffix}") if home else ""
+    if inside and os.path.isfile(inside):
+        return inside
+    if found := shutil.which("PythonSlicer"):
+        return found
+    if Path(sys.executable or "").stem.lower().startswith("python"):
+        return sys.executable
+    raise InputError("PythonSlicer was not found", "Install 3D Slicer again; it belongs to every release.")
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the environment of the worker, with our library on its path.
+
+    Slicer's own variables are kept: PythonSlicer needs the library paths that Slicer set.
+    """
+    env = dict(os.environ)
+    paths = [str(library_parent()), *filter(None, [env.get("PYTHONPATH")])]
+    env.update(PYTHONPATH=os.pathsep.join(paths), PYTHONIOENCODING="utf-8", PYTHONUNBUFFERED="1")
+    return env
+
+
+def _own_group() -> dict:
+    """Start the process so that it can be killed with its children, and without a console window."""
+    if os.name == "nt":
+        return {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
+
+
+def _kill_tree(process: subprocess.Popen) -> None:
+    if os.name == "nt":
+        # TerminateProcess would leave the children of PythonSlicer, which is only a launcher
+        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False)
+    else:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    try:
+        process.wait(KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass  # held by a driver; the system ends it

@@ -1,0 +1,117 @@
+"""What the module does, for the widget, for the Python console and for tests: no GUI, no qt.
+
+>>> logic = slicer.util.getModuleLogic("DMRIMicro")         # doctest: +SKIP
+>>> dwi = logic.importNifti("dwi.nii.gz")                    # doctest: +SKIP
+>>> nodes = logic.fit(dwi, models=("dti",))                  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from DMRIMicroLib.errors import InputError
+
+from .job import FitJob, start_fit
+from .nodes import acquisition_from_node, node_from_scan, scan_from_node
+from .results import show_maps
+
+
+class DMRIMicroLogic:
+    """Console verbs; names follow Slicer's camelCase."""
+
+    def fit(
+        self,
+        dwiNode,
+        models: Sequence[str] | str = ("dti",),
+        maskNode=None,
+        segmentID: str | None = None,
+        device: str | None = None,
+        progress: Callable[[float, str], None] | None = None,
+    ) -> list:
+        """Fit in this process and show the maps.
+
+        Parameters
+        ----------
+        dwiNode : vtkMRMLDiffusionWeightedVolumeNode
+        models : str or sequence of str
+            Names from `models`.
+        maskNode : vtkMRMLScalarVolumeNode or vtkMRMLSegmentationNode, optional
+        segmentID : str, optional
+            One segment of `maskNode`; all of them by default.
+        device : str, optional
+            "cpu", "cuda"; chosen by itself by default.
+        progress : callable(fraction, text), optional
+
+        Returns
+        -------
+        list of vtkMRMLVolumeNode
+            One node a map, see `results.show_maps`.
+        """
+        from DMRIMicroLib import fit
+
+        scan = scan_from_node(dwiNode, maskNode, segmentID)
+        maps = fit(scan, _names(models), device=device, progress=progress)
+        return show_maps(maps, scan.name)
+
+    def start(
+        self,
+        dwiNode,
+        models: Sequence[str] | str = ("dti",),
+        maskNode=None,
+        segmentID: str | None = None,
+        device: str | None = None,
+        onProgress: Callable[[float, str], None] | None = None,
+        onDone: Callable[[list], None] | None = None,
+        onError: Callable[[str], None] | None = None,
+    ) -> FitJob:
+        """Fit in a child process; call ``job.poll()`` from a timer, ``job.cancel()`` to stop.
+
+        `onDone` gets the new nodes. The scene does not change before that.
+        """
+        scan = scan_from_node(dwiNode, maskNode, segmentID)
+        name = scan.name  # the node may be gone when the fit ends
+
+        def done(maps) -> None:
+            try:
+                nodes = show_maps(maps, name)
+            except Exception as error:
+                if onError:
+                    onError(f"The maps cannot be shown: {error}")
+                return
+            if onDone:
+                onDone(nodes)
+
+        return start_fit(scan, _names(models), device=device, on_progress=onProgress, on_done=done, on_error=onError)
+
+    def importNifti(self, path: str, bval: str | None = None, bvec: str | None = None):
+        """Load NIfTI with bval and bvec files (found beside it by default) as a DWI node."""
+        from DMRIMicroLib import load
+
+        return node_from_scan(load(path, bval=bval or None, bvec=bvec or None))
+
+    def models(self) -> dict:
+        """Return the registry: name to model."""
+        from DMRIMicroLib.models import MODELS
+
+        return dict(MODELS)
+
+    def reasonsAgainst(self, model, dwiNode) -> tuple[str, ...]:
+        """Say why this scan cannot determine `model`; empty if it can, or if there is no scan yet."""
+        if dwiNode is None:
+            return ()
+        try:
+            return tuple(model.missing(acquisition_from_node(dwiNode)))
+        except InputError as error:
+            return (str(error),)
+
+    def describe(self, dwiNode) -> str:
+        """Say in one line what was found: '1 b0, 30 x b1000; 96 x 96 x 60 voxels of 2 x 2 x 2 mm'."""
+        acquisition = acquisition_from_node(dwiNode)
+        size = " x ".join(str(n) for n in dwiNode.GetImageData().GetDimensions())
+        spacing = " x ".join(f"{np.round(v, 2):g}" for v in dwiNode.GetSpacing())
+        return f"{acquisition.describe()}; {size} voxels of {spacing} mm"
+
+
+def _names(models: Sequence[str] | str) -> list[str]:
+    return [models] if isinstance(models, str) else list(models)

@@ -1,0 +1,109 @@
+"""Masks from label maps and segmentations, brought to a scan's grid by position."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from DMRIMicroLib.errors import InputError
+from numpy.typing import NDArray
+from vtk.util.numpy_support import vtk_to_numpy
+
+LABELMAP = "Binary labelmap"
+VOLUMES = ("vtkMRMLLabelMapVolumeNode", "vtkMRMLScalarVolumeNode")
+
+
+def mask_from_node(node, affine: NDArray, shape: tuple[int, ...], segment_id: str | None = None) -> NDArray[np.bool_]:
+    """Sample a mask node at the voxel centres of a grid: nearest neighbour.
+
+    Parameters
+    ----------
+    node : vtkMRMLScalarVolumeNode or vtkMRMLSegmentationNode
+        Label maps count wherever they are above 0.
+    affine : (4, 4) array
+        The grid's voxel indices to RAS world coordinates.
+    shape : (3,) tuple
+        The grid's size.
+    segment_id : str, optional
+        The segment to use; by default all of them together.
+    """
+    if node.IsA("vtkMRMLSegmentationNode"):
+        layers = _segments(node, segment_id)
+    elif node.GetClassName() in VOLUMES:  # not IsA: diffusion and vector volumes are scalar volumes to it
+        layers = [_labelmap(node)]
+    else:
+        raise InputError(
+            f"'{node.GetName()}' ({node.GetClassName()}) cannot be a mask", "Choose a label map or a segmentation."
+        )
+    out = np.zeros(shape, dtype=bool)
+    for inside, to_world in layers:
+        _sample(inside, np.linalg.inv(_parent(node) @ to_world) @ affine, out)
+    if not out.any():
+        raise InputError(
+            f"the mask '{node.GetName()}' covers no voxel of the scan", "Check that both show the same head at one place."
+        )
+    return out
+
+
+def _parent(node) -> NDArray:
+    from .nodes import parent_matrix  # nodes imports this file
+
+    return parent_matrix(node)
+
+
+def _labelmap(node) -> tuple[NDArray, NDArray]:
+    if node.GetImageData() is None:
+        raise InputError(f"the mask '{node.GetName()}' is empty", "Choose another one.")
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVolume(node).transpose(2, 1, 0) > 0, slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def _segments(node, segment_id: str | None) -> list[tuple[NDArray, NDArray]]:
+    """Return each wanted segment as (i, j, k) bool on its own grid, and that grid's matrix."""
+    segmentation = node.GetSegmentation()
+    known = list(segmentation.GetSegmentIDs())
+    if segment_id is not None and segment_id not in known:
+        raise InputError(f"'{node.GetName()}' has no segment {segment_id!r}", f"Choose from: {', '.join(known)}.")
+    if not segmentation.ContainsRepresentation(LABELMAP):
+        # on a copy: the user's segmentation must not gain a representation because of us
+        copy = slicer.vtkSegmentation()
+        copy.DeepCopy(segmentation)
+        if not copy.CreateRepresentation(LABELMAP):
+            raise InputError(
+                f"the segmentation '{node.GetName()}' cannot be turned into voxels",
+                "Create its binary label map in the Segmentations module.",
+            )
+        segmentation = copy
+    layers = []
+    for name in [segment_id] if segment_id else known:
+        segment = segmentation.GetSegment(name)
+        image = segment.GetRepresentation(LABELMAP)
+        if image is not None and image.GetPointData().GetScalars() is not None:
+            layers.append((_voxels(image) == segment.GetLabelValue(), _extent_matrix(image)))
+    return layers
+
+
+def _voxels(image) -> NDArray:
+    i, j, k = image.GetDimensions()
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(k, j, i).transpose(2, 1, 0)
+
+
+def _extent_matrix(image) -> NDArray:
+    """Return the matrix of the first stored voxel: segments are cropped, their extent rarely starts at 0."""
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    shift = np.eye(4)
+    shift[:3, 3] = image.GetExtent()[::2]
+    return slicer.util.arrayFromVTKMatrix(matrix) @ shift
+
+
+def _sample(inside: NDArray, grid_to_mask: NDArray, out: NDArray) -> None:
+    """Set `out` where the nearest voxel of `inside` is set; slice by slice to keep memory small."""
+    i, j = np.meshgrid(np.arange(out.shape[0]), np.arange(out.shape[1]), indexing="ij")
+    for k in range(out.shape[2]):
+        points = np.stack([i, j, np.full_like(i, k)], axis=-1) @ grid_to_mask[:3, :3].T + grid_to_mask[:3, 3]
+        nearest = np.rint(points + 1e-9).astype(int)  # half-way points go one way despite rounding
+        valid = ((nearest >= 0) & (nearest < inside.shape)).all(axis=-1)
+        out[..., k][valid] |= inside[tuple(nearest[valid].T)]

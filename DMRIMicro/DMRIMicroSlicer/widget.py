@@ -1,0 +1,261 @@
+"""The module's panel: it reads choices, starts the logic, shows progress. It computes nothing."""
+
+from __future__ import annotations
+
+import qt
+import slicer
+import slicer.util
+from DMRIMicroLib.errors import DMRIMicroError
+from slicer.i18n import tr as _
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
+from slicer.util import VTKObservationMixin
+
+from . import dependencies
+from .logic import DMRIMicroLogic
+from .parameters import parameters
+
+POLL_MS = 100
+ENABLED_ROLE = int(qt.Qt.UserRole) - 1
+"""Where QStandardItemModel keeps an item's flags; PythonQt does not hand out the model itself."""
+
+SELECTABLE = 33
+"""Qt.ItemIsSelectable | Qt.ItemIsEnabled."""
+
+
+class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Panel of the DMRIMicro module."""
+
+    def __init__(self, parent=None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = DMRIMicroLogic()
+        self.dependencies = dependencies
+        self.models: dict = {}
+        self.job = None
+        self._model = ""
+        self._parameters = None
+        self._timer = None
+
+    def setup(self) -> None:
+        """Build the panel; Slicer calls this once."""
+        ScriptedLoadableModuleWidget.setup(self)
+        panel = slicer.util.loadUI(self.resourcePath("UI/DMRIMicro.ui"))
+        self.layout.addWidget(panel)
+        self.ui = slicer.util.childWidgetVariables(panel)
+        panel.setMRMLScene(slicer.mrmlScene)
+        self._timer = qt.QTimer()
+        self._timer.setInterval(POLL_MS)
+        self._timer.connect("timeout()", self._poll)
+        self._connect()
+        self._fill_models()
+        self._restore()
+        self._show_running(False)
+
+    def cleanup(self) -> None:
+        """Stop the work and let go of the scene; Slicer calls this on exit and reload."""
+        self._stop()
+        self.removeObservers()
+
+    def enter(self) -> None:
+        """Look again at what is there: packages and nodes may have come meanwhile."""
+        if not self.models:
+            self._fill_models()
+        self._refresh()
+
+    def _connect(self) -> None:
+        ui = self.ui
+        ui.dwiSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._on_dwi)
+        ui.maskSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._on_mask)
+        ui.modelCombo.connect("currentIndexChanged(int)", self._on_model)
+        ui.importButton.connect("clicked()", self.onImport)
+        ui.applyButton.connect("clicked()", self.onApply)
+        ui.cancelButton.connect("clicked()", self.onCancel)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self._on_scene_closing)
+        for event in (scene.EndCloseEvent, scene.EndImportEvent):
+            self.addObserver(scene, event, self._on_scene_changed)
+
+    # What the user does
+
+    def onImport(self) -> None:
+        """Load NIfTI, bval and bvec as a diffusion volume and select it."""
+        ui = self.ui
+        if not ui.niftiPath.currentPath:
+            self._fail(_("Choose a NIfTI file first."))
+            return
+        try:
+            if not self._ready():
+                return
+            node = self.logic.importNifti(
+                ui.niftiPath.currentPath, ui.bvalPath.currentPath, ui.bvecPath.currentPath
+            )
+        except Exception as error:
+            self._fail(str(error), unexpected=not isinstance(error, DMRIMicroError))
+            return
+        ui.dwiSelector.setCurrentNode(node)
+        self._log(_("Imported '{name}'.").format(name=node.GetName()))
+
+    def onApply(self) -> None:
+        """Start the fit in its own process."""
+        if self.job is not None:
+            return
+        try:
+            if not self._ready():
+                return
+            self._refresh()
+            if self._reasons():
+                self._fail("; ".join(self._reasons()))
+                return
+            self._log(_("Preparing the scan ..."))
+            self.job = self.logic.start(
+                self.ui.dwiSelector.currentNode(),
+                (self._model,),
+                maskNode=self.ui.maskSelector.currentNode(),
+                onProgress=self._on_progress,
+                onDone=self._on_done,
+                onError=self._fail,
+            )
+        except Exception as error:
+            self._fail(str(error), unexpected=not isinstance(error, DMRIMicroError))
+            return
+        self._show_running(True)
+        self._timer.start()
+
+    def onCancel(self) -> None:
+        """Stop the fit; the scene stays as it was."""
+        if self.job is not None:
+            self._stop()
+            self._log(_("Cancelled. Nothing was added."))
+            self._show_running(False)
+
+    # What happens
+
+    def _poll(self) -> None:
+        if self.job is not None and self.job.poll() != "running":
+            self._timer.stop()
+            self.job = None
+            self._show_running(False)
+
+    def _on_progress(self, fraction: float, text: str) -> None:
+        self.ui.progressBar.setValue(round(100 * fraction))
+        self.ui.statusLabel.setText(text)
+
+    def _on_done(self, nodes: list) -> None:
+        self._log(_("Added {names}.").format(names=", ".join(f"'{n.GetName()}'" for n in nodes)))
+        first = next((n for n in nodes if n.GetClassName() == "vtkMRMLScalarVolumeNode"), None)
+        if first is not None:
+            slicer.util.setSliceViewerLayers(background=first)
+
+    def _on_dwi(self, node) -> None:
+        self._parameters.dwi = node
+        self._refresh()
+
+    def _on_mask(self, node) -> None:
+        self._parameters.mask = node
+
+    def _on_model(self, index: int) -> None:
+        name = self.ui.modelCombo.itemData(index)
+        if name:
+            self._model = name
+            if self._parameters is not None:
+                self._parameters.model = name
+            self._refresh()
+
+    def _on_scene_closing(self, _caller=None, _event=None) -> None:
+        self._stop()
+
+    def _on_scene_changed(self, _caller=None, _event=None) -> None:
+        self._restore()
+        self._show_running(self.job is not None)
+
+    # What is shown
+
+    def _fill_models(self) -> None:
+        """List the registry; it cannot be read before its packages are installed."""
+        combo = self.ui.modelCombo
+        combo.clear()
+        try:
+            self.models = self.logic.models()
+        except ImportError as error:
+            self.models = {}
+            combo.addItem(_("(shown once the Python packages are installed)"))
+            self._log(_("Python packages are missing ({error}): press Install.").format(error=error))
+        for name, model in self.models.items():
+            combo.addItem(model.title, name)
+        self.ui.applyButton.setText(_("Apply") if self.models else _("Install Python packages"))
+
+    def _restore(self) -> None:
+        """Show the choices that the scene keeps."""
+        self._parameters = None  # selections that change below are not the user's
+        kept = parameters()
+        dwi, mask, model = kept.dwi, kept.mask, kept.model
+        self._parameters = kept
+        if dwi is not None:
+            self.ui.dwiSelector.setCurrentNode(dwi)
+        self.ui.maskSelector.setCurrentNode(mask)
+        if model in self.models:
+            self.ui.modelCombo.setCurrentIndex(list(self.models).index(model))
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Say what was found, which models can be fitted, and whether Apply can be pressed."""
+        node = self.ui.dwiSelector.currentNode()
+        try:
+            found = self.logic.describe(node) if node is not None else _("Choose or import a diffusion scan.")
+        except DMRIMicroError as error:
+            found = str(error)
+        self.ui.foundLabel.setText(found)
+        for row, model in enumerate(self.models.values()):
+            reasons = self.logic.reasonsAgainst(model, node)
+            tip = _("Needs {what}.").format(what="; ".join(reasons)) if reasons else model.title
+            self.ui.modelCombo.setItemData(row, 0 if reasons else SELECTABLE, ENABLED_ROLE)
+            self.ui.modelCombo.setItemData(row, tip, int(qt.Qt.ToolTipRole))
+        reasons = self._reasons()
+        self.ui.applyButton.setEnabled(self.job is None and not reasons)
+        self.ui.applyButton.setToolTip("; ".join(reasons) or _("Fit the model and add its maps to the scene."))
+        self.ui.modelCombo.setToolTip("; ".join(reasons))
+
+    def _reasons(self) -> list[str]:
+        """Why Apply cannot work now."""
+        if not self.models:
+            return []  # Apply installs then
+        node = self.ui.dwiSelector.currentNode()
+        if node is None:
+            return [_("choose a diffusion scan")]
+        return [_("needs {what}").format(what=r) for r in self.logic.reasonsAgainst(self.models[self._model], node)]
+
+    def _ready(self) -> bool:
+        """Have the packages installed, asking first; False if the user declined."""
+        if not self.dependencies.ensure():
+            self._log(_("Nothing was installed. The packages are needed to go on."))
+            return False
+        if not self.models:
+            self._fill_models()
+            self._refresh()
+            return False  # the user has not chosen a model yet
+        return True
+
+    def _show_running(self, running: bool) -> None:
+        for widget in (self.ui.dwiSelector, self.ui.maskSelector, self.ui.modelCombo, self.ui.importButton):
+            widget.setEnabled(not running)
+        self.ui.cancelButton.setEnabled(running)
+        self.ui.progressBar.setVisible(running)
+        self.ui.progressBar.setValue(0)
+        self.ui.statusLabel.setText(_("Starting ...") if running else "")
+        self.ui.applyButton.setEnabled(not running and not self._reasons())
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+        if self.job is not None:
+            self.job.cancel()
+            self.job = None
+
+    def _log(self, text: str) -> None:
+        self.ui.logText.appendPlainText(text)
+
+    def _fail(self, text: str, *, unexpected: bool = False) -> None:
+        if unexpected:
+            text = _("Unexpected error, please report it: {text}").format(text=text)
+        self._log(_("Error: {text}").format(text=text))
+        slicer.util.errorDisplay(text)

@@ -1,0 +1,281 @@
+"""The command line: `dmrimicro info`, `dmrimicro fit`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .acquisition import B0_THRESHOLD
+from .errors import Cancelled, DMRIMicroError, InputError
+from .scan import Scan
+from .version import __version__
+
+USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
+"""Exit codes: the input is at fault; we are; Ctrl-C."""
+
+app = typer.Typer(
+    name="dmrimicro",
+    help="Maps of brain microstructure from any diffusion MRI scan. Research use only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+state = {"debug": False}
+
+
+class ProgressStyle(StrEnum):
+    """How progress is shown."""
+
+    bar = "bar"
+    json = "json"
+    none = "none"
+
+
+class Method(StrEnum):
+    """Least-squares methods of linear models."""
+
+    wls = "wls"
+    ols = "ols"
+
+
+ScanPath = Annotated[Path, typer.Argument(help="NIfTI (.nii, .nii.gz), DWI NRRD, or a folder of DICOM files.")]
+Bval = Annotated[Path | None, typer.Option(help="b-values; found beside the image if left out.")]
+Bvec = Annotated[Path | None, typer.Option(help="b-vectors, FSL convention; found beside the image if left out.")]
+Mask = Annotated[Path | None, typer.Option(help="Mask image on any overlapping grid; estimated if left out.")]
+Threshold = Annotated[float, typer.Option(help="Volumes with b up to this count as b0 [s/mm2].")]
+Exclude = Annotated[str, typer.Option(help="Volumes to leave out, counted from 0: 3,17,40-45.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Options before the command."""
+    state["debug"] = debug
+    if version:
+        typer.echo(f"dmrimicro {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def info(
+    scan: ScanPath,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    bval: Bval = None,
+    bvec: Bvec = None,
+    mask: Mask = None,
+    b0_threshold: Threshold = B0_THRESHOLD,
+    exclude: Exclude = "",
+) -> None:
+    """Say what a scan holds and which models it can identify."""
+    from .io import load
+    from .models import MODELS
+
+    opened = load(
+        scan, bval=bval, bvec=bvec, mask=mask, b0_threshold=b0_threshold, exclude=parse_volumes(exclude)
+    )
+    facts = describe(opened)
+    facts["models"] = {name: list(model.missing(opened.acquisition)) for name, model in MODELS.items()}
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    typer.echo(f"{facts['name']}: {' x '.join(map(str, facts['shape']))} voxels of "
+               f"{' x '.join(f'{v:.3g}' for v in facts['voxel_size_mm'])} mm, {facts['volumes']} volumes")  # fmt: skip
+    typer.echo(f"b0: {facts['b0_volumes']} volumes")
+    for shell in facts["shells"]:
+        typer.echo(f"b = {shell['b']:.0f} s/mm2: {shell['volumes']} volumes, {shell['directions']} directions")
+    snr = "unknown" if facts["snr"] is None else f"{facts['snr']:.0f} (from {facts['snr_method']})"
+    typer.echo(f"SNR of b0: {snr}")
+    for name, lacks in facts["models"].items():
+        typer.echo(f"{name}: " + ("can be fitted" if not lacks else "cannot be fitted, it needs " + "; ".join(lacks)))
+    for note in facts["notes"]:
+        typer.echo(f"note: {note}")
+
+
+@app.command()
+def fit(
+    scan: ScanPath,
+    out: Annotated[Path, typer.Option(help="Folder for the maps.")],
+    models: Annotated[str, typer.Option(help="Models, separated by commas, or all.")] = "dti",
+    bval: Bval = None,
+    bvec: Bvec = None,
+    mask: Mask = None,
+    b0_threshold: Threshold = B0_THRESHOLD,
+    exclude: Exclude = "",
+    b_max: Annotated[float | None, typer.Option(help="Leave out volumes above this b [s/mm2].")] = None,
+    method: Annotated[Method, typer.Option(help="Weighted or ordinary least squares.")] = Method.wls,
+    iterations: Annotated[int, typer.Option(help="Reweighted passes of wls.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if left out.", min=1)] = None,
+    report: Annotated[bool, typer.Option(help="Write report.html beside the maps.")] = True,
+    overwrite: Annotated[bool, typer.Option(help="Replace maps of another scan in the folder.")] = False,
+    progress: Annotated[ProgressStyle, typer.Option(help="How to show progress.")] = ProgressStyle.bar,
+) -> None:
+    """Fit models to a scan and write their maps."""
+    from .files import writable
+    from .io import load
+
+    started = time.perf_counter()
+    opened = load(
+        scan, bval=bval, bvec=bvec, mask=mask, b0_threshold=b0_threshold, exclude=parse_volumes(exclude)
+    )
+    chosen = choose_models(models, opened)
+    writable(out)
+    # after the input is known to be good: importing torch takes seconds
+    import torch
+
+    from .fitting import fit as fit_scan
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with shown(progress) as tell:
+        maps = fit_scan(
+            opened,
+            chosen,
+            method=method.value,
+            iterations=iterations,
+            b_max=b_max,
+            device=device,
+            progress=lambda share, text: tell(0.8 * share, text),
+        )
+        tell(0.8, "Writing maps")
+        index = maps.save(out, overwrite=overwrite)
+        if report:
+            from .report import write_report
+
+            tell(0.85, "Writing the report")
+            write_report(opened if opened.mask is not None else opened.with_mask(maps.mask), maps, out)
+        tell(1.0, "Done")
+    for note in dict.fromkeys(n for p in maps.provenance.values() for n in p["notes"]):
+        console.print(f"note: {note}", style="dim")
+    for model, made in maps.provenance.items():
+        warn_of(model, made["voxels"])
+    typer.echo(f"{len(maps)} maps of {', '.join(chosen)} in {time.perf_counter() - started:.1f} s: {index}")
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for the maps.")] = Path("demo-output")) -> None:
+    """Fetch a small real scan (17 MB, once), compute its maps and a report."""
+    from .io.example import fetch
+
+    image, mask = fetch()
+    fit(image, out=out, mask=mask, overwrite=True)
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+def warn_of(model: str, voxels: dict[str, int]) -> None:
+    """Say how many voxels or samples could not be used."""
+    if voxels["left_out"]:
+        console.print(f"{model}: {voxels['left_out']} voxels of the mask have no usable signal and stay empty")
+    if voxels["unusable_samples"]:
+        console.print(
+            f"{model}: {voxels['unusable_samples']} samples in {voxels['with_unusable_samples']} voxels are zero, "
+            "negative or not finite and were given no weight"
+        )
+
+
+def describe(scan: Scan) -> dict:
+    """Facts of a scan, as JSON values."""
+    acq = scan.acquisition
+    noise = scan.noise if acq.is_b0.any() else None
+    snr = scan.snr if noise is not None else None
+    return {
+        "name": scan.name,
+        "shape": list(scan.shape),
+        "voxel_size_mm": [round(v, 4) for v in scan.voxel_size],
+        "volumes": len(acq),
+        "b0_volumes": int(acq.is_b0.sum()),
+        "shells": [{"b": s.b, "volumes": len(s), "directions": s.directions} for s in acq.shells],
+        "snr": None if snr is None else round(snr, 2),
+        "snr_method": None if noise is None else noise.method,
+        "notes": list(scan.notes),
+    }
+
+
+def choose_models(text: str, scan: Scan) -> list[str]:
+    """Turn 'dti,dki' or 'all' into model names; 'all' leaves out, and says, what cannot be identified."""
+    from .models import MODELS, get
+
+    if text.strip().lower() != "all":
+        return [get(name.strip()).name for name in text.split(",") if name.strip()]
+    chosen = []
+    for name, model in MODELS.items():
+        if lacks := model.missing(scan.acquisition):
+            console.print(f"{name} is left out: it needs {'; '.join(lacks)}")
+        else:
+            chosen.append(name)
+    if not chosen:
+        raise InputError("no model can be identified from this scan", f"It has {scan.acquisition.describe()}.")
+    return chosen
+
+
+def parse_volumes(text: str) -> list[int]:
+    """Turn '3,17,40-45' into numbers."""
+    volumes: list[int] = []
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        first, _, last = part.partition("-")
+        try:
+            volumes += range(int(first), int(last or first) + 1)
+        except ValueError:
+            raise InputError(f"--exclude has {part!r}", "Write volume numbers like 3,17,40-45.") from None
+    return volumes
+
+
+@contextmanager
+def shown(style: ProgressStyle) -> Iterator[Callable[[float, str], None]]:
+    """Give a function (share, text) that shows progress on the terminal, or as JSON lines."""
+    try:
+        with _display(style) as tell:
+            yield tell
+    except KeyboardInterrupt:
+        raise Cancelled("Stopped; nothing was left half written.") from None
+
+
+@contextmanager
+def _display(style: ProgressStyle) -> Iterator[Callable[[float, str], None]]:
+    if style is ProgressStyle.json:
+        yield lambda share, text: print(json.dumps({"progress": round(share, 4), "text": text}), flush=True)
+    elif style is ProgressStyle.none or not console.is_terminal:
+        yield lambda share, text: None
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("Opening", total=1.0)
+            yield lambda share, text: bar.update(task, completed=share, description=text)
+
+
+def run() -> None:
+    """Entry point: errors in one or two lines, and exit codes."""
+    try:
+        app()  # usage errors are shown, and exit, in there
+    except Cancelled as stop:
+        console.print(str(stop))
+        code = INTERRUPTED
+    except DMRIMicroError as error:
+        fail(error)
+        code = USER_ERROR
+    except Exception as error:
+        fail(error)
+        console.print("This is a defect of DMRIMicro; run again with --debug (before the command) and report it.")
+        code = INTERNAL_ERROR
+    sys.exit(code)
+
+
+def fail(error: Exception) -> None:
+    """Print an error, with its traceback if asked for."""
+    if state["debug"]:
+        console.print_exception()
+    name = "" if isinstance(error, DMRIMicroError) else f"{type(error).__name__}: "
+    console.print(f"error: {name}{error}", markup=False)

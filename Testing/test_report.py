@@ -1,0 +1,216 @@
+"""The report is whole, safe to open anywhere, and shows left where it says left."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from DMRIMicroLib.acquisition import Acquisition
+from DMRIMicroLib.maps import Map, MapSet, Metric
+from DMRIMicroLib.report import figures, html, write_report
+from DMRIMicroLib.report.slices import axial_tiles, choose_slices, mosaic
+from DMRIMicroLib.scan import Scan
+
+SHAPE = (12, 10, 8)
+RAS = np.diag([2.0, 2.0, 2.0, 1.0])
+LAS = np.diag([-2.0, 2.0, 2.0, 1.0])  # negative determinant: what dcm2niix writes
+SAGITTAL = np.array([[0, 0, 3.0, 0], [-2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]])  # P S R
+LIP = np.diag([-2.0, 2.0, -3.0, 1.0])
+AFFINES = {"RAS": RAS, "LAS": LAS, "sagittal": SAGITTAL, "LAI": LIP}
+
+
+def world(affine: np.ndarray) -> np.ndarray:
+    """(x, y, z, 3) RAS position of every voxel from the centre of the grid."""
+    index = np.moveaxis(np.indices(SHAPE), 0, -1)
+    position = index @ affine[:3, :3].T
+    return position - position.reshape(-1, 3).mean(0)
+
+
+def made(name: str = "subject", affine: np.ndarray = LAS) -> tuple[Scan, MapSet]:
+    r = np.random.default_rng(0)
+    g = r.normal(size=(8, 3))
+    g /= np.linalg.norm(g, axis=1, keepdims=True)
+    b = np.array([0, 0, 1000, 1000, 1000, 1000, 2000, 2000.0])
+    signal = 500 * np.exp(-b * 0.8e-3) + r.normal(scale=5, size=(*SHAPE, 8))
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[1:-1, 1:-1, 1:-1] = True
+    v = np.broadcast_to(np.float32([1, 0, 0]), (*SHAPE, 3)) * mask[..., None]
+    tensor = np.tile(np.float32([1e-3, 5e-4, 5e-4, 0, 0, 0]), (*SHAPE, 1))
+    metrics = {
+        "FA": (Metric("FA", "Fractional anisotropy"), 0.4 * mask),
+        "MD": (Metric("MD", "Mean diffusivity", "mm2/s", 0, 5e-3, (0, 2e-3)), 7e-4 * mask),
+        "V1": (Metric("V1", "Principal direction", kind="vector"), v),
+        "tensor": (Metric("tensor", "Diffusion tensor", "mm2/s", kind="tensor"), tensor),
+    }
+    maps = {k: Map(m, "dti", np.asarray(a, dtype=np.float32)) for k, (m, a) in metrics.items()}
+    scan = Scan(
+        signal.astype(np.float32), affine, Acquisition(b, g), mask, name, notes=("one <b>note</b>",)
+    )
+    return scan, MapSet(maps, affine, mask, {"dti": {"method": "wls", "scan": {"name": name}}})
+
+
+class Links(HTMLParser):
+    """Collect what a browser would load or run."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.targets: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.targets += [v for k, v in attrs if k in ("src", "href", "data", "srcset", "action")]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> str:
+    file = write_report(*made(), tmp_path_factory.mktemp("report"))
+    assert file.name == "report.html"
+    return file.read_text(encoding="utf-8")
+
+
+def test_it_loads_nothing_from_elsewhere(page):
+    links = Links(page)
+    assert links.targets
+    assert all(t.startswith(("data:image/png;base64,", "#")) for t in links.targets)
+    assert not {"script", "link", "iframe", "object"} & set(links.tags)
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_every_map_and_section_is_there(page):
+    pictures = ("FA", "MD", "Colour-coded FA", "Histograms of every map", "Mean signal of every")
+    for alt in pictures:
+        assert re.search(rf'<img alt="{alt}[^"]*" src="data:image/png;base64,iVBOR', page)
+    assert "Principal direction" in page
+    assert "tensor (Diffusion tensor)" in page
+    assert "Research use only. Not a medical device." in page
+    assert "2.00 x 2.00 x 2.00 mm" in page
+    assert "<td>1000</td><td>4</td><td>4</td>" in page
+    assert re.search(r"<details><summary>dti</summary><pre>.*wls", page, re.DOTALL)
+    assert "Median in the mask 0.7 x 10⁻³" in page
+
+
+def test_text_of_the_user_is_escaped(tmp_path):
+    name = "<script>alert(1)</script>"
+    page = write_report(*made(name), tmp_path).read_text(encoding="utf-8")
+    assert name not in page
+    assert "<b>note</b>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "script" not in Links(page).tags
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_interrupted_write_leaves_the_old_report(tmp_path, monkeypatch, error):
+    (tmp_path / "report.html").write_text("old")
+
+    def broken(self, text, **_):
+        with self.open("w") as f:
+            f.write(text[:100])
+        raise error
+
+    monkeypatch.setattr(html.Path, "write_text", broken)
+    with pytest.raises(error):
+        write_report(*made(), tmp_path)
+    monkeypatch.undo()
+    assert [f.name for f in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_text() == "old"
+
+
+def test_the_signal_is_read_once_and_in_parts(monkeypatch):
+    scan, maps = made()
+    monkeypatch.setattr("DMRIMicroLib.report.quality.READ_BYTES", 4 * int(np.prod(SHAPE)) * 3)
+    asked = []
+    original = Scan.volumes
+    monkeypatch.setattr(Scan, "volumes", lambda s, i: asked.append(list(i)) or original(s, i))
+    html.render(scan, maps)
+    assert max(map(len, asked)) <= 3
+    rest = [v for part in asked for v in part if v > 1]  # the b0 are read for S0 and noise too
+    assert sorted(rest) == list(range(2, 8))
+
+
+def test_warnings_stand_on_the_page():
+    scan, maps = made()
+    six = maps["tensor"].data
+    six[..., 2] = -1e-3
+    assert 'class="warning" role="alert">100.0% of the tensors' in html.render(scan, maps)
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_left_is_shown_on_the_right_and_front_on_top(affine):
+    position = world(affine)
+    mask = np.ones(SHAPE, dtype=bool)
+    right, front, up = (axial_tiles(position[..., k], mask, affine)[0] for k in range(3))
+    assert (np.diff(right, axis=2) < 0).all()  # column 0 is the patient's right
+    assert (np.diff(front, axis=1) < 0).all()  # row 0 is anterior
+    assert (np.diff(up, axis=0) > 0).all()  # the first tile is the lowest
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_what_lies_left_is_drawn_under_the_letter_l(affine):
+    data = np.where(world(affine)[..., 0] < 0, 1.0, 0.0).astype(np.float32)
+    mask = np.ones(SHAPE, dtype=bool)
+    figure = figures.map_mosaic(Map(Metric("side", "left half"), "test", data), mask, affine)
+    axes = figure.axes[0]
+    places = {t.get_text(): t.get_position()[0] for t in axes.texts}
+    assert places["L"] > 0.9
+    assert places["R"] < 0.1
+    tile, _ = axial_tiles(data, mask, affine, most=1)
+    width = tile.shape[2]
+    shown = np.asarray(axes.images[0].get_array())[1 : 1 + tile.shape[1], 1 : 1 + width]
+    assert np.nanmean(shown[:, width // 2 :]) > 0.9
+    assert np.nanmean(shown[:, : width // 2]) < 0.1
+
+
+def test_colour_fa_is_red_for_left_right():
+    _, maps = made()
+    shown = np.asarray(figures.colour_fa(maps).axes[0].images[0].get_array())
+    assert shown[..., 0].max() == pytest.approx(0.4, abs=0.01)
+    assert shown[..., 1:].max() == 0
+
+
+def test_pixels_keep_the_proportions_of_the_voxels():
+    _, aspect = axial_tiles(np.zeros(SHAPE), np.ones(SHAPE, dtype=bool), SAGITTAL)
+    assert aspect == pytest.approx(2 / 3)
+
+
+def test_chosen_slices_span_the_mask():
+    areas = np.r_[np.zeros(5), 1, np.full(30, 100), 2, 0]
+    chosen = choose_slices(areas, 12)
+    assert len(chosen) == 12
+    assert chosen[0] == 6
+    assert chosen[-1] == 35
+    assert list(choose_slices(np.array([0, 3, 3]), 12)) == [1, 2]
+
+
+def test_tiles_lie_in_reading_order():
+    sheet = mosaic(np.arange(5.0)[:, None, None] * np.ones((5, 2, 3)), columns=3)
+    assert sheet.shape == (4, 9)
+    assert list(sheet[0, ::3]) == [0, 1, 2]
+    assert list(sheet[2, :6:3]) == [3, 4]
+    assert np.isnan(sheet[2:, 6:]).all()
+
+
+def test_directions_stand_where_they_point():
+    g = np.array([[0, 0, 0], [1, 0, 0], [0, 1.0, 0]])
+    figure = figures.directions(Acquisition([0, 1000, 1000], g))
+    feet = figure.axes[0].collections
+    points = np.vstack([c.get_offsets() for c in feet])
+    assert [-1, 0] in points.tolist()  # the patient's right is on the left
+    names = {t.get_text(): t.get_position() for t in figure.axes[0].texts}
+    assert names["R"][0] < 0 < names["L"][0]
+    assert names["A"][1] > 0 > names["P"][1]
+
+
+def test_figures_leave_pyplot_alone():
+    scan, maps = made()
+    html.render(scan, maps)
+    import matplotlib.pyplot as plt
+
+    assert plt.get_fignums() == []
+    assert isinstance(figures.colour_fa(maps), Figure)
