@@ -28,5 +28,5 @@ class DMRIMicro(ScriptedLoadableModule):
         ).format(homepage=HOMEPAGE)
         parent.acknowledgementText = _(
             "DMRIMicro builds on 3D Slicer, PyTorch, MONAI, DIPY and NiBabel. "
-            "Please cite the paper of the model that you use; it is named in the provenance of every map."
+            "Please cite the paper of the model that you use."
         )

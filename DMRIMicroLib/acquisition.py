@@ -148,6 +148,8 @@ class Acquisition:
     def subset(self, volumes: Sequence[int] | NDArray) -> Acquisition:
         """Return the acquisition of some volumes, in the order given."""
         index = np.asarray(volumes)
+        if np.array_equal(index, np.arange(len(self))):
+            return self
         return replace(self, bvals=self.bvals[index], bvecs=self.bvecs[index])
 
     def subsample(self, directions: Mapping[float, int], b0: int = 1, start: int = 0) -> NDArray[np.intp]:

@@ -124,15 +124,16 @@ def fit(
     progress: Annotated[ProgressStyle, typer.Option(help="How to show progress.")] = ProgressStyle.bar,
 ) -> None:
     """Fit models to a scan and write their maps."""
-    from .files import writable
+    from .files import check_writable
     from .io import load
+    from .masking import brain_mask
 
     started = time.perf_counter()
     opened = load(
         scan, bval=bval, bvec=bvec, mask=mask, b0_threshold=b0_threshold, exclude=parse_volumes(exclude)
     )
     chosen = choose_models(models, opened)
-    writable(out)
+    check_writable(out)
     # after the input is known to be good: importing torch takes seconds
     import torch
 
@@ -141,6 +142,8 @@ def fit(
     if threads is not None:
         torch.set_num_threads(threads)
     with shown(progress) as tell:
+        tell(0.0, "Reading")
+        opened = brain_mask(opened)
         maps = fit_scan(
             opened,
             chosen,
@@ -156,7 +159,7 @@ def fit(
             from .report import write_report
 
             tell(0.85, "Writing the report")
-            write_report(opened if opened.mask is not None else opened.with_mask(maps.mask), maps, out)
+            write_report(opened, maps, out)
         tell(1.0, "Done")
     for note in dict.fromkeys(n for p in maps.provenance.values() for n in p["notes"]):
         console.print(f"note: {note}", style="dim")

@@ -18,9 +18,12 @@ def staged(folder: str | Path, *, last: str | None = None) -> Iterator[Path]:
 
     Each file is renamed into place, so a reader sees the old file or the new one and nothing
     between; `last` names the file that moves after all others. On any error, Ctrl-C included,
-    nothing in `folder` changes.
+    nothing in `folder` changes, and a folder that was not there is not made.
     """
-    folder = writable(folder)
+    folder = Path(folder)
+    check_writable(folder)
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".dmrimicro-", dir=folder))
     try:
         yield temporary
@@ -28,18 +31,19 @@ def staged(folder: str | Path, *, last: str | None = None) -> Iterator[Path]:
             os.replace(file, folder / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
-def writable(folder: str | Path) -> Path:
-    """Make `folder` if need be and check that files can be written there."""
+def check_writable(folder: str | Path) -> None:
+    """Check that files can be written in `folder`, or in the nearest folder above it that exists."""
     folder = Path(folder)
+    nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
         raise InputError(
             f"cannot write there ({error.strerror or error})",
             "Choose another output folder, or change its permissions.",
             file=folder,
         ) from error
-    return folder

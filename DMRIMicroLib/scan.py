@@ -120,6 +120,9 @@ class Scan:
 
         Peak memory is the result plus `READ_BYTES` (twice that for integer files).
         """
+        if isinstance(self.signal, np.ndarray) and self.signal.flags.c_contiguous:
+            rows = self.signal.reshape(-1, self.signal.shape[3])
+            return np.take(rows, np.flatnonzero(mask), axis=0).astype(np.float32, copy=False)
         out = np.empty((int(mask.sum()), self.signal.shape[3]), dtype=np.float32)
         for block, part in self._read(np.arange(self.signal.shape[3])):
             out[:, block] = part[mask]

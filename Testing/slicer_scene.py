@@ -39,15 +39,26 @@ def boot() -> SimpleNamespace:
     application.SetSliceLogics(vtk.vtkCollection())
     application.SetViewLogics(vtk.vtkCollection())
     logics = {}
-    for name, cls in {"Volumes": "vtkSlicerVolumesLogic", "Segmentations": "vtkSlicerSegmentationsModuleLogic"}.items():
+    for name, cls in {
+        "Volumes": "vtkSlicerVolumesLogic",
+        "Segmentations": "vtkSlicerSegmentationsModuleLogic",
+    }.items():
         logics[name] = getattr(slicer, cls)()
         logics[name].SetMRMLApplicationLogic(application)
         logics[name].SetMRMLScene(scene)
         application.SetModuleLogic(name, logics[name])
     vtk.vtkObject.GlobalWarningDisplayOn()  # the colour logic switches it off
     slicer.mrmlScene = scene
-    slicer.modules = SimpleNamespace(**{n.lower(): SimpleNamespace(logic=lambda v=v: v) for n, v in logics.items()})
-    return SimpleNamespace(slicer=slicer, scene=scene, application=application, volumes=logics["Volumes"], colours=colours)
+    slicer.modules = SimpleNamespace(
+        **{n.lower(): SimpleNamespace(logic=lambda v=v: v) for n, v in logics.items()}
+    )
+    return SimpleNamespace(
+        slicer=slicer,
+        scene=scene,
+        application=application,
+        volumes=logics["Volumes"],
+        colours=colours,
+    )
 
 
 @contextmanager
@@ -57,8 +68,13 @@ def clean_scene():
     before = {booted.scene.GetNthNode(i).GetID() for i in range(booted.scene.GetNumberOfNodes())}
     with vtk_errors() as errors:
         yield booted
+        hierarchy = booted.scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+        if (
+            hierarchy is not None
+        ):  # in the desktop a plugin drops the items of nodes that go; here nobody does
+            booted.scene.RemoveNode(hierarchy)
         for node in [booted.scene.GetNthNode(i) for i in range(booted.scene.GetNumberOfNodes())]:
-            if node.GetID() not in before and not node.IsA("vtkMRMLSubjectHierarchyNode"):
+            if node.GetID() not in before:
                 booted.scene.RemoveNode(node)
     assert not errors, f"VTK reported: {errors}"
 
@@ -96,8 +112,10 @@ def affine(sign: int = 1, oblique: bool = True) -> np.ndarray:
     return out
 
 
-def scan(sign: int = 1, shape=(5, 6, 4), directions: int = 12, oblique: bool = True, name: str = "brain"):
-    """Return a scan of `TENSOR`: 2 b0 and `directions` at b = 1000, a different brightness in every voxel."""
+def scan(
+    sign: int = 1, shape=(5, 6, 4), directions: int = 12, oblique: bool = True, name: str = "brain"
+):
+    """Return a scan of `TENSOR`: 2 b0, `directions` at b = 1000, brightness by voxel."""
     from DMRIMicroLib.acquisition import Acquisition
     from DMRIMicroLib.scan import Scan
 
@@ -107,7 +125,9 @@ def scan(sign: int = 1, shape=(5, 6, 4), directions: int = 12, oblique: bool = T
     bvals = np.r_[0.0, 0.0, np.full(directions, 1000.0)]
     brightness = 500 + np.arange(np.prod(shape), dtype=float).reshape(shape)
     signal = brightness[..., None] * np.exp(-bvals * np.einsum("mi,ij,mj->m", bvecs, TENSOR, bvecs))
-    return Scan(signal.astype(np.float32), affine(sign, oblique), Acquisition(bvals, bvecs), name=name)
+    return Scan(
+        signal.astype(np.float32), affine(sign, oblique), Acquisition(bvals, bvecs), name=name
+    )
 
 
 def positions(matrix: np.ndarray, shape) -> np.ndarray:
@@ -122,7 +142,12 @@ def value_by_position(array: np.ndarray, matrix: np.ndarray) -> dict:
     return dict(zip(map(tuple, where), array.reshape(len(where), -1).tolist(), strict=True))
 
 
-def volume_node(array: np.ndarray, matrix: np.ndarray, cls: str = "vtkMRMLLabelMapVolumeNode", name: str = "volume"):
+def volume_node(
+    array: np.ndarray,
+    matrix: np.ndarray,
+    cls: str = "vtkMRMLLabelMapVolumeNode",
+    name: str = "volume",
+):
     """Add an (x, y, z) array as a volume node."""
     slicer = boot().slicer
     node = slicer.mrmlScene.AddNewNodeByClass(cls, name)
@@ -158,8 +183,13 @@ def load_nrrd(path: Path, name: str = "loaded"):
 
 def run_python(code: str) -> subprocess.CompletedProcess:
     """Run code in a fresh process with the scene booted: for what aborts the whole process."""
-    preamble = f"import sys; sys.path.insert(0, {str(ROOT / 'Testing')!r}); import slicer_scene as ss; b = ss.boot()\n"
-    return subprocess.run([sys.executable, "-c", preamble + code], capture_output=True, text=True, timeout=60)
+    folder = str(ROOT / "Testing")
+    preamble = (
+        f"import sys; sys.path.insert(0, {folder!r})\nimport slicer_scene as ss\nb = ss.boot()\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", preamble + code], capture_output=True, text=True, timeout=60
+    )
 
 
 def count_nodes() -> int:

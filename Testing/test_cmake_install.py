@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = "lib/Slicer-5.12/qt-scripted-modules"
 
-# Stands for Slicer's build tree: its two macros reduced to where files go, which is what is tested here.
+# Stands for Slicer's build tree: its two macros reduced to where files go.
 SLICER_CONFIG = """
 set(Slicer_USE_FILE ${CMAKE_CURRENT_LIST_DIR}/Use.cmake)
 set(Slicer_EXTENSION_GENERATE_CONFIG ${CMAKE_CURRENT_LIST_DIR}/Empty.cmake)
@@ -24,7 +24,8 @@ set(Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR lib/Slicer-5.12/qt-scripted-modules
 """
 USE_FILE = """
 function(ctkMacroCompilePythonScript)
-  cmake_parse_arguments(MY "NO_INSTALL_SUBDIR" "TARGET_NAME;DESTINATION_DIR;INSTALL_DIR" "SCRIPTS;RESOURCES" ${ARGN})
+  set(one "TARGET_NAME;DESTINATION_DIR;INSTALL_DIR")
+  cmake_parse_arguments(MY "NO_INSTALL_SUBDIR" "${one}" "SCRIPTS;RESOURCES" ${ARGN})
   foreach(file ${MY_SCRIPTS} ${MY_RESOURCES})
     if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${file} OR file MATCHES "^\\\\.\\\\.|^/")
       message(FATAL_ERROR "not a file below the current folder: ${file}")
@@ -45,10 +46,22 @@ endfunction()
 def installed(tmp_path_factory) -> Path:
     cmake = shutil.which("cmake") or pytest.skip("cmake is not installed")
     base = tmp_path_factory.mktemp("cmake")
-    for name, text in {"SlicerConfig.cmake": SLICER_CONFIG, "Use.cmake": USE_FILE, "Empty.cmake": ""}.items():
+    for name, text in {
+        "SlicerConfig.cmake": SLICER_CONFIG,
+        "Use.cmake": USE_FILE,
+        "Empty.cmake": "",
+    }.items():
         (base / name).write_text(text)
     for command in (
-        [cmake, "-S", ROOT, "-B", base / "build", f"-DSlicer_DIR={base}", f"-DCMAKE_INSTALL_PREFIX={base / 'to'}"],
+        [
+            cmake,
+            "-S",
+            ROOT,
+            "-B",
+            base / "build",
+            f"-DSlicer_DIR={base}",
+            f"-DCMAKE_INSTALL_PREFIX={base / 'to'}",
+        ],
         [cmake, "--install", base / "build"],
     ):
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
@@ -58,7 +71,9 @@ def installed(tmp_path_factory) -> Path:
 
 def files_below(folder: Path) -> set[str]:
     return {
-        str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file() and "__pycache__" not in f.parts
+        str(f.relative_to(folder))
+        for f in folder.rglob("*")
+        if f.is_file() and "__pycache__" not in f.parts
     }
 
 
@@ -94,7 +109,5 @@ def test_metadata_agree():
     assert entry["scm_url"] == s4ext["scmurl"]
     assert entry["$schema"].endswith("v1.0.2.json#")
     # the schema allows no others
-    assert set(entry) <= {
-        "$schema", "build_dependencies", "build_subdirectory", "category", "enabled", "scm_revision", "scm_type",
-        "scm_url", "tier",
-    }  # fmt: skip
+    allowed = "$schema build_dependencies build_subdirectory category enabled scm_revision scm_type"
+    assert set(entry) <= {*allowed.split(), "scm_url", "tier"}

@@ -54,8 +54,9 @@ def test_our_own_reader_agrees_with_slicer_on_its_nrrd(nodes, tmp_path, sign):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_nifti_import_gives_the_same_world(nodes, tmp_path, sign):
-    from DMRIMicroLib.io import nifti
     from DMRIMicroSlicer.logic import DMRIMicroLogic
+
+    from DMRIMicroLib.io import nifti
 
     scan = ss.scan(sign)
     file = nifti.save(scan, tmp_path / "dwi.nii.gz")
@@ -84,7 +85,9 @@ def test_linear_transform_moves_positions_and_gradients(nodes):
     ss.linear_transform(move, node)
     moved = nodes.scan_from_node(node)
     np.testing.assert_allclose(moved.affine, move @ scan.affine, atol=1e-9)
-    np.testing.assert_allclose(moved.acquisition.bvecs, scan.acquisition.bvecs @ move[:3, :3].T, atol=1e-9)
+    np.testing.assert_allclose(
+        moved.acquisition.bvecs, scan.acquisition.bvecs @ move[:3, :3].T, atol=1e-9
+    )
     assert "was applied" in moved.notes[0]
     assert "not rigid" not in moved.notes[0]
 
@@ -99,6 +102,7 @@ def test_scaling_transform_keeps_unit_gradients_and_says_so(nodes):
 
 def test_warped_scan_is_refused(scene, nodes):
     import vtk
+
     from DMRIMicroLib.errors import InputError
 
     node = nodes.node_from_scan(ss.scan())
@@ -176,11 +180,15 @@ def test_segments_of_a_segmentation(scene, nodes, sign):
     order[0, 3] = 0 if sign > 0 else scan.shape[0] - 1
     labelmap = ss.volume_node(labels[::sign], scan.affine @ order)
     segmentation = scene.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "seg")
-    assert slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(labelmap, segmentation)
+    assert slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(
+        labelmap, segmentation
+    )
     node = nodes.node_from_scan(scan)
     np.testing.assert_array_equal(nodes.scan_from_node(node, segmentation).mask, labels > 0)
     second = segmentation.GetSegmentation().GetNthSegmentID(1)
-    np.testing.assert_array_equal(nodes.scan_from_node(node, segmentation, second).mask, labels == 2)
+    np.testing.assert_array_equal(
+        nodes.scan_from_node(node, segmentation, second).mask, labels == 2
+    )
 
 
 def test_unusable_masks_are_refused_in_words(nodes):

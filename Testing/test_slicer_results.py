@@ -24,13 +24,31 @@ def map_set(sign: int = 1, only: str | None = None):
     count = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
     six = ss.TENSOR[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
     maps = {
-        "FA": Map(Metric("FA", "Fractional anisotropy", colormap="viridis"), "dti", count / 1000, count / 5000),
+        "FA": Map(
+            Metric("FA", "Fractional anisotropy", colormap="viridis"),
+            "dti",
+            count / 1000,
+            count / 5000,
+        ),
         "MD": Map(Metric("MD", "Mean diffusivity", "mm2/s", window=(0, 2e-3)), "dti", count * 1e-6),
-        "V1": Map(Metric("V1", "Direction", kind="vector"), "dti", np.stack([count, -count, 2 * count], -1)),
-        "tensor": Map(Metric("tensor", "Tensor", "mm2/s", kind="tensor"), "dti", (six * (1 + count[..., None])).astype("f4")),
+        "V1": Map(
+            Metric("V1", "Direction", kind="vector"),
+            "dti",
+            np.stack([count, -count, 2 * count], -1),
+        ),
+        "tensor": Map(
+            Metric("tensor", "Tensor", "mm2/s", kind="tensor"),
+            "dti",
+            (six * (1 + count[..., None])).astype("f4"),
+        ),
     }
     maps = {k: v for k, v in maps.items() if only in (None, k)}
-    return MapSet(maps, ss.affine(sign), np.ones(SHAPE, bool), {"dti": {"version": "1", "scan": {"name": "é"}}})
+    return MapSet(
+        maps,
+        ss.affine(sign),
+        np.ones(SHAPE, bool),
+        {"dti": {"version": "1", "scan": {"name": "é"}}},
+    )
 
 
 def show(maps):
@@ -87,7 +105,9 @@ def test_tensor_node_survives_slicers_own_file(scene, tmp_path):
     (node,) = show(map_set(-1, only="tensor"))
     loaded = ss.load_nrrd(ss.save_nrrd(node, tmp_path / "tensor.nrrd"))
     assert loaded.GetClassName() == "vtkMRMLDiffusionTensorVolumeNode"
-    found = vtk_to_numpy(loaded.GetImageData().GetPointData().GetTensors()).reshape(-1, 9).astype(float)
+    found = (
+        vtk_to_numpy(loaded.GetImageData().GetPointData().GetTensors()).reshape(-1, 9).astype(float)
+    )
     import vtk
 
     frame = vtk.vtkMatrix4x4()
@@ -100,7 +120,9 @@ def test_tensor_node_survives_slicers_own_file(scene, tmp_path):
     nine = map_set(-1)["tensor"].data[..., [0, 3, 4, 3, 1, 5, 4, 5, 2]]
     expected = ss.value_by_position(nine, ss.affine(-1))
     assert got.keys() == expected.keys()
-    np.testing.assert_allclose([got[k] for k in expected], list(expected.values()), rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(
+        [got[k] for k in expected], list(expected.values()), rtol=1e-4, atol=1e-9
+    )
 
 
 def test_a_second_run_keeps_the_first_and_shares_the_folder(scene):

@@ -1,4 +1,4 @@
-"""Python packages that the library needs: looked up and, when the user agrees, installed on Apply."""
+"""Python packages that the library needs: looked up on Apply, installed if the user agrees."""
 
 from __future__ import annotations
 
@@ -56,18 +56,20 @@ def ensure(file: Path = REQUIREMENTS) -> bool:
     if missing(file) and not _install(file):
         return False
     if left := missing(file):
-        raise DependencyError(f"Still missing after installing: {', '.join(left)}. Restart Slicer and press Apply.")
+        raise DependencyError(
+            f"Still missing after installing: {', '.join(left)}. Restart Slicer and press Apply."
+        )
     return True
 
 
 def _install_torch() -> bool:
-    """Install PyTorch through Slicer's PyTorch extension, which knows the graphics card's driver."""
+    """Install PyTorch through Slicer's PyTorch extension, which picks the build for the driver."""
     try:
         import PyTorchUtils
     except ImportError as error:
         raise DependencyError(
             "PyTorch is not installed, and neither is the PyTorch extension that installs it. "
-            "Open View > Extensions Manager, install 'PyTorch', restart Slicer and press Apply again."
+            "Open View > Extensions Manager, install 'PyTorch', restart Slicer and press Apply."
         ) from error
     try:
         torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True)
@@ -84,7 +86,8 @@ def _install(file: Path) -> bool:
         import slicer.packaging as packaging
     except ImportError:
         packaging = None  # before Slicer 5.11
-    question = f"{REQUESTER} needs these Python packages:\n\n{', '.join(missing(file))}\n\nInstall them now?"
+    names = ", ".join(missing(file))
+    question = f"{REQUESTER} needs these Python packages:\n\n{names}\n\nInstall them now?"
     try:
         if packaging is not None:
             packaging.pip_ensure(packaging.load_requirements(file), requester=REQUESTER)
@@ -95,9 +98,13 @@ def _install(file: Path) -> bool:
     except RuntimeError as error:
         if "declined" in str(error).lower():
             return False
-        raise DependencyError(f"The packages could not be installed ({error}). {OFFLINE}") from error
+        raise DependencyError(
+            f"The packages could not be installed ({error}). {OFFLINE}"
+        ) from error
     except Exception as error:
-        raise DependencyError(f"The packages could not be installed ({error}). {OFFLINE}") from error
+        raise DependencyError(
+            f"The packages could not be installed ({error}). {OFFLINE}"
+        ) from error
     return True
 
 

@@ -66,11 +66,18 @@ class FitJob:
         try:
             with open(self._out, "wb") as out, open(self._err, "wb") as err:
                 self._process = subprocess.Popen(
-                    list(command), stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env, **_own_group()
+                    list(command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    env=env,
+                    **_own_group(),
                 )
         except OSError as error:
             self._clean()
-            raise WorkerError(f"{command[0]} cannot be started ({error}). Install the module again.") from error
+            raise WorkerError(
+                f"{command[0]} cannot be started ({error}). Install the module again."
+            ) from error
 
     @property
     def _out(self) -> Path:
@@ -135,7 +142,11 @@ class FitJob:
         lines = self._err.read_text("utf-8", errors="replace").strip().splitlines()[-ERROR_LINES:]
         if code < 0 or not lines:
             what = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-            hint = " Perhaps memory ran out: give a mask or close other programs." if code == -9 else ""
+            hint = (
+                " Perhaps memory ran out: give a mask or close other programs."
+                if code == -9
+                else ""
+            )
             lines.insert(0, f"The worker process {what}.{hint}")
         return "\n".join(lines)
 
@@ -153,7 +164,17 @@ def start_fit(scan, models: Sequence[str], *, device: str | None = None, **callb
     try:
         file = folder / "scan.nii"  # not compressed: this runs while the window waits
         nifti.save(scan, file)
-        command = [python, "-m", LIBRARY, "fit", str(file), "--models", *models, "--out", str(folder / "maps")]
+        command = [
+            python,
+            "-m",
+            LIBRARY,
+            "fit",
+            str(file),
+            "--models",
+            *models,
+            "--out",
+            str(folder / "maps"),
+        ]
         if scan.mask is not None:
             command += ["--mask", str(folder / "scan_mask.nii.gz")]
         if device:
@@ -161,7 +182,9 @@ def start_fit(scan, models: Sequence[str], *, device: str | None = None, **callb
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return FitJob([*command, "--progress", "json"], folder, MapSet.load, env=worker_environment(), **callbacks)
+    return FitJob(
+        [*command, "--progress", "json"], folder, MapSet.load, env=worker_environment(), **callbacks
+    )
 
 
 def python_executable() -> str:
@@ -177,7 +200,9 @@ def python_executable() -> str:
         return found
     if Path(sys.executable or "").stem.lower().startswith("python"):
         return sys.executable
-    raise InputError("PythonSlicer was not found", "Install 3D Slicer again; it belongs to every release.")
+    raise InputError(
+        "PythonSlicer was not found", "Install 3D Slicer again; it belongs to every release."
+    )
 
 
 def worker_environment() -> dict[str, str]:
@@ -192,7 +217,7 @@ def worker_environment() -> dict[str, str]:
 
 
 def _own_group() -> dict:
-    """Start the process so that it can be killed with its children, and without a console window."""
+    """Have the process killed with its children, and show no console window."""
     if os.name == "nt":
         return {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
     return {"start_new_session": True}
@@ -201,7 +226,9 @@ def _own_group() -> dict:
 def _kill_tree(process: subprocess.Popen) -> None:
     if os.name == "nt":
         # TerminateProcess would leave the children of PythonSlicer, which is only a launcher
-        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False)
+        subprocess.run(
+            ["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False
+        )
     else:
         try:
             os.killpg(process.pid, signal.SIGKILL)

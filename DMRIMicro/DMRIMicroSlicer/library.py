@@ -10,7 +10,7 @@ MODULE_FOLDER = Path(__file__).resolve().parents[1]
 
 
 def library_parent() -> Path:
-    """Return the folder that holds DMRIMicroLib: beside the module, or one up in a source checkout."""
+    """Return the folder that holds DMRIMicroLib: the module's, or one up in a source checkout."""
     for folder in (MODULE_FOLDER, MODULE_FOLDER.parent):
         if (folder / LIBRARY / "__init__.py").is_file():
             return folder

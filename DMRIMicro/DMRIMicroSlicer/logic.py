@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
 from DMRIMicroLib.errors import InputError
 
 from .job import FitJob, start_fit
@@ -82,7 +83,14 @@ class DMRIMicroLogic:
             if onDone:
                 onDone(nodes)
 
-        return start_fit(scan, _names(models), device=device, on_progress=onProgress, on_done=done, on_error=onError)
+        return start_fit(
+            scan,
+            _names(models),
+            device=device,
+            on_progress=onProgress,
+            on_done=done,
+            on_error=onError,
+        )
 
     def importNifti(self, path: str, bval: str | None = None, bvec: str | None = None):
         """Load NIfTI with bval and bvec files (found beside it by default) as a DWI node."""
@@ -97,7 +105,7 @@ class DMRIMicroLogic:
         return dict(MODELS)
 
     def reasonsAgainst(self, model, dwiNode) -> tuple[str, ...]:
-        """Say why this scan cannot determine `model`; empty if it can, or if there is no scan yet."""
+        """Say why this scan cannot determine `model`; empty if it can, or without a scan."""
         if dwiNode is None:
             return ()
         try:
@@ -106,7 +114,7 @@ class DMRIMicroLogic:
             return (str(error),)
 
     def describe(self, dwiNode) -> str:
-        """Say in one line what was found: '1 b0, 30 x b1000; 96 x 96 x 60 voxels of 2 x 2 x 2 mm'."""
+        """Say what was found: '1 b0, 30 x b1000; 96 x 96 x 60 voxels of 2 x 2 x 2 mm'."""
         acquisition = acquisition_from_node(dwiNode)
         size = " x ".join(str(n) for n in dwiNode.GetImageData().GetDimensions())
         spacing = " x ".join(f"{np.round(v, 2):g}" for v in dwiNode.GetSpacing())

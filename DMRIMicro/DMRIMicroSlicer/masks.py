@@ -6,15 +6,18 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
-from DMRIMicroLib.errors import InputError
 from numpy.typing import NDArray
 from vtk.util.numpy_support import vtk_to_numpy
+
+from DMRIMicroLib.errors import InputError
 
 LABELMAP = "Binary labelmap"
 VOLUMES = ("vtkMRMLLabelMapVolumeNode", "vtkMRMLScalarVolumeNode")
 
 
-def mask_from_node(node, affine: NDArray, shape: tuple[int, ...], segment_id: str | None = None) -> NDArray[np.bool_]:
+def mask_from_node(
+    node, affine: NDArray, shape: tuple[int, ...], segment_id: str | None = None
+) -> NDArray[np.bool_]:
     """Sample a mask node at the voxel centres of a grid: nearest neighbour.
 
     Parameters
@@ -30,18 +33,22 @@ def mask_from_node(node, affine: NDArray, shape: tuple[int, ...], segment_id: st
     """
     if node.IsA("vtkMRMLSegmentationNode"):
         layers = _segments(node, segment_id)
-    elif node.GetClassName() in VOLUMES:  # not IsA: diffusion and vector volumes are scalar volumes to it
+    elif (
+        node.GetClassName() in VOLUMES
+    ):  # not IsA: diffusion and vector volumes are scalar volumes to it
         layers = [_labelmap(node)]
     else:
         raise InputError(
-            f"'{node.GetName()}' ({node.GetClassName()}) cannot be a mask", "Choose a label map or a segmentation."
+            f"'{node.GetName()}' ({node.GetClassName()}) cannot be a mask",
+            "Choose a label map or a segmentation.",
         )
     out = np.zeros(shape, dtype=bool)
     for inside, to_world in layers:
         _sample(inside, np.linalg.inv(_parent(node) @ to_world) @ affine, out)
     if not out.any():
         raise InputError(
-            f"the mask '{node.GetName()}' covers no voxel of the scan", "Check that both show the same head at one place."
+            f"the mask '{node.GetName()}' covers no voxel of the scan",
+            "Check that both show the same head at one place.",
         )
     return out
 
@@ -57,7 +64,9 @@ def _labelmap(node) -> tuple[NDArray, NDArray]:
         raise InputError(f"the mask '{node.GetName()}' is empty", "Choose another one.")
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
-    return slicer.util.arrayFromVolume(node).transpose(2, 1, 0) > 0, slicer.util.arrayFromVTKMatrix(matrix)
+    return slicer.util.arrayFromVolume(node).transpose(2, 1, 0) > 0, slicer.util.arrayFromVTKMatrix(
+        matrix
+    )
 
 
 def _segments(node, segment_id: str | None) -> list[tuple[NDArray, NDArray]]:
@@ -65,7 +74,9 @@ def _segments(node, segment_id: str | None) -> list[tuple[NDArray, NDArray]]:
     segmentation = node.GetSegmentation()
     known = list(segmentation.GetSegmentIDs())
     if segment_id is not None and segment_id not in known:
-        raise InputError(f"'{node.GetName()}' has no segment {segment_id!r}", f"Choose from: {', '.join(known)}.")
+        raise InputError(
+            f"'{node.GetName()}' has no segment {segment_id!r}", f"Choose from: {', '.join(known)}."
+        )
     if not segmentation.ContainsRepresentation(LABELMAP):
         # on a copy: the user's segmentation must not gain a representation because of us
         copy = slicer.vtkSegmentation()
@@ -91,7 +102,7 @@ def _voxels(image) -> NDArray:
 
 
 def _extent_matrix(image) -> NDArray:
-    """Return the matrix of the first stored voxel: segments are cropped, their extent rarely starts at 0."""
+    """Return the matrix of the first stored voxel: a cropped segment does not start at 0."""
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
     shift = np.eye(4)
@@ -103,7 +114,10 @@ def _sample(inside: NDArray, grid_to_mask: NDArray, out: NDArray) -> None:
     """Set `out` where the nearest voxel of `inside` is set; slice by slice to keep memory small."""
     i, j = np.meshgrid(np.arange(out.shape[0]), np.arange(out.shape[1]), indexing="ij")
     for k in range(out.shape[2]):
-        points = np.stack([i, j, np.full_like(i, k)], axis=-1) @ grid_to_mask[:3, :3].T + grid_to_mask[:3, 3]
+        points = (
+            np.stack([i, j, np.full_like(i, k)], axis=-1) @ grid_to_mask[:3, :3].T
+            + grid_to_mask[:3, 3]
+        )
         nearest = np.rint(points + 1e-9).astype(int)  # half-way points go one way despite rounding
         valid = ((nearest >= 0) & (nearest < inside.shape)).all(axis=-1)
         out[..., k][valid] |= inside[tuple(nearest[valid].T)]

@@ -13,11 +13,12 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
+from numpy.typing import NDArray
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
 from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.scan import Scan
-from numpy.typing import NDArray
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from .masks import mask_from_node
 
@@ -58,12 +59,18 @@ def scan_from_node(node, mask_node=None, segment_id: str | None = None) -> Scan:
             "Load the diffusion scan again; something has cut one of them.",
         )
     affine = world_affine(node)
-    mask = None if mask_node is None else mask_from_node(mask_node, affine, signal.shape[:3], segment_id)
-    return Scan(signal, affine, acquisition, mask=mask, name=node.GetName(), notes=_transform_notes(node))
+    mask = (
+        None
+        if mask_node is None
+        else mask_from_node(mask_node, affine, signal.shape[:3], segment_id)
+    )
+    return Scan(
+        signal, affine, acquisition, mask=mask, name=node.GetName(), notes=_transform_notes(node)
+    )
 
 
 def acquisition_from_node(node) -> Acquisition:
-    """Read b-values and gradients, turned into RAS world coordinates, without touching the image."""
+    """Read b-values and gradients, turned into RAS world coordinates."""
     if node is None or not node.IsA(DWI_CLASS):
         kind = "nothing" if node is None else f"'{node.GetName()}', a {node.GetClassName()}"
         raise InputError(
@@ -82,7 +89,7 @@ def acquisition_from_node(node) -> Acquisition:
 
 
 def parent_matrix(node) -> NDArray[np.float64]:
-    """Return the (4, 4) matrix of the node's parent transforms to world, identity if there are none."""
+    """Return the (4, 4) matrix of the node's parent transforms to world, identity without any."""
     transform = node.GetParentTransformNode()
     if transform is None:
         return np.eye(4)
@@ -110,19 +117,21 @@ def node_from_scan(scan: Scan, name: str | None = None, node=None):
     because that and a b-value near 0 is how Slicer knows a baseline.
     """
     if not (scan.acquisition.bvals > scan.acquisition.b0_threshold).any():
-        raise InputError("no volume of this scan is diffusion-weighted", "Slicer cannot store it as a DWI.")
+        raise InputError(
+            "no volume of this scan is diffusion-weighted", "Slicer cannot store it as a DWI."
+        )
     fresh = node is None
     if fresh:
-        node = slicer.mrmlScene.AddNewNodeByClass(DWI_CLASS, unique_name(name or scan.name))
-    try:
-        _fill(node, scan)
-    except BaseException:
-        if fresh:
-            slicer.mrmlScene.RemoveNode(node)
-        raise
+        node = slicer.vtkMRMLDiffusionWeightedVolumeNode()
+        node.SetName(unique_name(name or scan.name))
+    _fill(node, scan)
+    if fresh:
+        slicer.mrmlScene.AddNode(node)  # whole: selectors take it up at once
+    if node.GetDisplayNode() is None:
+        node.CreateDefaultDisplayNodes()
     if len(scan.acquisition) < NRRD_VOLUMES:
         logging.warning(
-            "'%s' has %d volumes: Slicer cannot save fewer than %d as a DWI NRRD. Keep the original files.",
+            "'%s' has %d volumes: Slicer cannot save fewer than %d as a DWI. Keep the files.",
             node.GetName(),
             len(scan.acquisition),
             NRRD_VOLUMES,
@@ -149,8 +158,6 @@ def _fill(node, scan: Scan) -> None:
     node.SetDiffusionGradients(numpy_to_vtk(np.ascontiguousarray(gradients), deep=1))
     node.SetBValues(numpy_to_vtk(np.array(scan.acquisition.bvals), deep=1))
     _read_back(node, gradients, scan.acquisition.bvals)
-    if node.GetDisplayNode() is None:
-        node.CreateDefaultDisplayNodes()
 
 
 def _read_back(node, gradients: NDArray, bvals: NDArray) -> None:
@@ -159,8 +166,8 @@ def _read_back(node, gradients: NDArray, bvals: NDArray) -> None:
     kept_b = vtk_to_numpy(node.GetBValues())
     if (
         kept.shape != gradients.shape
-        or not np.allclose(kept, gradients, atol=UNIT)
-        or not np.allclose(kept_b, bvals, atol=B_NEAR)
+        or not np.allclose(kept, gradients, rtol=0, atol=UNIT)
+        or not np.allclose(kept_b, bvals, rtol=0, atol=B_NEAR)
     ):
         raise InputError(
             f"Slicer did not keep the gradients of '{node.GetName()}'",

@@ -96,7 +96,10 @@ def _add(nodes: list, data: NDArray, name: str, item, maps) -> None:
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(maps.affine))
     node.SetAttribute(METRIC, item.metric.name)
     node.SetAttribute(UNIT, item.unit)
-    node.SetAttribute(PROVENANCE, json.dumps({item.model: maps.provenance.get(item.model, {})}, ensure_ascii=False))
+    node.SetAttribute(
+        PROVENANCE,
+        json.dumps({item.model: maps.provenance.get(item.model, {})}, ensure_ascii=False),
+    )
     node.SetDescription(item.metric.title)
     if kind != "vector":
         node.SetVoxelValueUnits(_coded_unit(item.unit))
@@ -114,11 +117,13 @@ def _display(node, metric, *, is_map: bool) -> None:
 
 
 def _set_tensors(node, data: NDArray) -> None:
-    """Store (x, y, z, 6) RAS tensors; the display turns them by the frame, which is identity therefore."""
+    """Store (x, y, z, 6) RAS tensors; the display turns them by the frame: hence identity."""
     image = vtk.vtkImageData()
     image.SetDimensions(*data.shape[:3])
     nine = data.transpose(2, 1, 0, 3)[..., SIX_TO_NINE].reshape(-1, 9)
-    image.GetPointData().SetTensors(numpy_to_vtk(np.ascontiguousarray(nine, dtype=np.float32), deep=1))
+    image.GetPointData().SetTensors(
+        numpy_to_vtk(np.ascontiguousarray(nine, dtype=np.float32), deep=1)
+    )
     node.SetAndObserveImageData(image)
     node.SetMeasurementFrameMatrix(slicer.util.vtkMatrixFromArray(np.eye(4)))
 
@@ -133,7 +138,9 @@ def _coded_unit(unit: str):
 def _file_under(folder_name: str, nodes: list) -> None:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     top = hierarchy.GetSceneItemID()
-    folder = hierarchy.GetItemChildWithName(top, folder_name) or hierarchy.CreateFolderItem(top, folder_name)
+    folder = hierarchy.GetItemChildWithName(top, folder_name) or hierarchy.CreateFolderItem(
+        top, folder_name
+    )
     for node in nodes:
         # without the application nobody makes the items
         item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(folder, node)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import slicer
 import slicer.util
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
+
 from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.scan import Scan
-from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
 
 from . import dependencies
 from .logic import DMRIMicroLogic
@@ -34,11 +35,13 @@ class DMRIMicroTest(ScriptedLoadableModuleTest):
         if dependencies.torch_missing() or dependencies.missing():
             self.delayDisplay("The Python packages are not installed: the fit is not tested.")
             return
-        nodes = DMRIMicroLogic().fit(node_from_scan(synthetic_scan()), models=("dti",), device="cpu")
+        nodes = DMRIMicroLogic().fit(
+            node_from_scan(synthetic_scan()), models=("dti",), device="cpu"
+        )
         maps = {node.GetAttribute("DMRIMicro.metric"): node for node in nodes}
         diffusivity = slicer.util.arrayFromVolume(maps["MD"]).mean()
-        self.assertAlmostEqual(float(diffusivity) * 1e3, 1e3 * sum(DIFFUSIVITIES) / 3, places=2)
-        self.assertGreater(float(slicer.util.arrayFromVolume(maps["FA"]).mean()), 0.7)
+        self.assertAlmostEqual(float(diffusivity) * 1e3, 1e3 * sum(DIFFUSIVITIES) / 3, places=2)  # noqa: PT009 - Slicer runs unittest
+        self.assertGreater(float(slicer.util.arrayFromVolume(maps["FA"]).mean()), 0.7)  # noqa: PT009
         self.delayDisplay("Test passed")
 
 
@@ -51,4 +54,10 @@ def synthetic_scan() -> Scan:
     bvals = np.r_[0.0, np.full(12, 1000.0)]
     attenuation = np.exp(-bvals * (bvecs**2 @ np.array(DIFFUSIVITIES)))
     signal = np.broadcast_to(1000 * attenuation, (6, 6, 6, 13)).astype(np.float32)
-    return Scan(signal, np.diag([2.0, 2.0, 2.0, 1.0]), Acquisition(bvals, bvecs), np.ones((6, 6, 6), bool), "synthetic")
+    return Scan(
+        signal,
+        np.diag([2.0, 2.0, 2.0, 1.0]),
+        Acquisition(bvals, bvecs),
+        np.ones((6, 6, 6), bool),
+        "synthetic",
+    )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import qt
 import slicer
 import slicer.util
-from DMRIMicroLib.errors import DMRIMicroError
+import vtk
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
+
+from DMRIMicroLib.errors import DMRIMicroError
 
 from . import dependencies
 from .logic import DMRIMicroLogic
@@ -147,11 +149,19 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             slicer.util.setSliceViewerLayers(background=first)
 
     def _on_dwi(self, node) -> None:
-        self._parameters.dwi = node
+        self.removeObservers(self._on_dwi_changed)
+        if node is not None:  # others add nodes empty and fill them later
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._on_dwi_changed)
+        if self._parameters is not None:
+            self._parameters.dwi = node
+        self._refresh()
+
+    def _on_dwi_changed(self, _caller=None, _event=None) -> None:
         self._refresh()
 
     def _on_mask(self, node) -> None:
-        self._parameters.mask = node
+        if self._parameters is not None:
+            self._parameters.mask = node
 
     def _on_model(self, index: int) -> None:
         name = self.ui.modelCombo.itemData(index)
@@ -179,9 +189,13 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except ImportError as error:
             self.models = {}
             combo.addItem(_("(shown once the Python packages are installed)"))
-            self._log(_("Python packages are missing ({error}): press Install.").format(error=error))
+            self._log(
+                _("Python packages are missing ({error}): press Install.").format(error=error)
+            )
         for name, model in self.models.items():
             combo.addItem(model.title, name)
+        if self._model not in self.models:
+            self._model = next(iter(self.models), "")
         self.ui.applyButton.setText(_("Apply") if self.models else _("Install Python packages"))
 
     def _restore(self) -> None:
@@ -192,6 +206,8 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameters = kept
         if dwi is not None:
             self.ui.dwiSelector.setCurrentNode(dwi)
+        else:
+            kept.dwi = self.ui.dwiSelector.currentNode()
         self.ui.maskSelector.setCurrentNode(mask)
         if model in self.models:
             self.ui.modelCombo.setCurrentIndex(list(self.models).index(model))
@@ -201,7 +217,11 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Say what was found, which models can be fitted, and whether Apply can be pressed."""
         node = self.ui.dwiSelector.currentNode()
         try:
-            found = self.logic.describe(node) if node is not None else _("Choose or import a diffusion scan.")
+            found = (
+                self.logic.describe(node)
+                if node is not None
+                else _("Choose or import a diffusion scan.")
+            )
         except DMRIMicroError as error:
             found = str(error)
         self.ui.foundLabel.setText(found)
@@ -212,7 +232,9 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.modelCombo.setItemData(row, tip, int(qt.Qt.ToolTipRole))
         reasons = self._reasons()
         self.ui.applyButton.setEnabled(self.job is None and not reasons)
-        self.ui.applyButton.setToolTip("; ".join(reasons) or _("Fit the model and add its maps to the scene."))
+        self.ui.applyButton.setToolTip(
+            "; ".join(reasons) or _("Fit the model and add its maps to the scene.")
+        )
         self.ui.modelCombo.setToolTip("; ".join(reasons))
 
     def _reasons(self) -> list[str]:
@@ -222,7 +244,10 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         node = self.ui.dwiSelector.currentNode()
         if node is None:
             return [_("choose a diffusion scan")]
-        return [_("needs {what}").format(what=r) for r in self.logic.reasonsAgainst(self.models[self._model], node)]
+        return [
+            _("needs {what}").format(what=r)
+            for r in self.logic.reasonsAgainst(self.models[self._model], node)
+        ]
 
     def _ready(self) -> bool:
         """Have the packages installed, asking first; False if the user declined."""
@@ -236,7 +261,12 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return True
 
     def _show_running(self, running: bool) -> None:
-        for widget in (self.ui.dwiSelector, self.ui.maskSelector, self.ui.modelCombo, self.ui.importButton):
+        for widget in (
+            self.ui.dwiSelector,
+            self.ui.maskSelector,
+            self.ui.modelCombo,
+            self.ui.importButton,
+        ):
             widget.setEnabled(not running)
         self.ui.cancelButton.setEnabled(running)
         self.ui.progressBar.setVisible(running)

@@ -7,6 +7,7 @@ sigma2 / S2.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +16,8 @@ from torch import Tensor
 from ..physics.linalg import cholesky_solve, packed_index
 
 
-BLOCK = {"cpu": 1024, "cuda": 131072}
-"""Voxels whose samples are worked on at a time: on a CPU they fit its second-level cache."""
-
-LOG_RANGE = 20.0
-"""A predicted ln S further than this from ln S0 gets the weight of this distance."""
-
+BLOCK_BYTES = {"cpu": 2**19, "cuda": 2**28}
+"""Samples worked on at a time [bytes]: on a CPU, what stays in its second-level cache."""
 
 @dataclass(frozen=True)
 class LinearFit:
@@ -55,13 +52,15 @@ class WeightedLeastSquares:
 
     def __init__(self, design: Tensor, iterations: int = 1, *, device: torch.device, dtype: torch.dtype) -> None:
         self.iterations = iterations
-        self.block = BLOCK[torch.device(device).type]
+        self.block = max(64, BLOCK_BYTES[torch.device(device).type] // (dtype.itemsize * len(design)))
         # unit columns keep the normal equations well conditioned in float32, whatever the powers of b
         norm = design.norm(dim=0).clamp(min=1e-12)
         scaled = design / norm
         rows, columns = packed_index(design.shape[1])
         self.unscale = (1 / norm).to(device, dtype)[:, None]
         self.design = scaled.to(device, dtype)
+        # log2 of the weights relative to S0, so that no scale of the signal can overflow
+        self.exponent = (2 / math.log(2) * scaled[:, :-1]).to(device, dtype)
         self.inverse = torch.linalg.pinv(scaled).to(device, dtype)
         self.products = (scaled[:, rows] * scaled[:, columns]).T.contiguous().to(device, dtype)
 
@@ -71,16 +70,16 @@ class WeightedLeastSquares:
         Samples that are not finite or not positive carry no information about ln S and get no
         weight; a voxel that they leave underdetermined is marked, never guessed.
         """
-        # NaN fails both comparisons
-        complete = (signal.amin(1) > 0) & (signal.amax(1) < torch.inf)
         x, good = self._solve(signal.log(), None)
-        usable = torch.full_like(complete, signal.shape[1], dtype=torch.int32)
-        gaps = (~complete).nonzero().squeeze(1)
+        usable = torch.full((len(signal),), signal.shape[1], dtype=torch.int32, device=signal.device)
+        # the logarithm of an unusable sample makes every parameter of its voxel NaN or infinite
+        gaps = (~torch.isfinite(x.sum(0))).nonzero().squeeze(1)
         if len(gaps):
             valid = (signal[gaps] > 0) & torch.isfinite(signal[gaps])
             usable[gaps] = valid.sum(1, dtype=torch.int32)
             x[:, gaps], good[gaps] = self._solve(torch.where(valid, signal[gaps], 1).log(), valid)
-        return LinearFit(x * self.unscale, good & torch.isfinite(x).all(0), usable)
+        good &= torch.isfinite(x.sum(0))
+        return LinearFit(x * self.unscale, good, usable)
 
     def _solve(self, logs: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Solve ln S (n, m) for the scaled parameters (p, n); `valid` (n, m) marks the samples to use."""
@@ -91,7 +90,7 @@ class WeightedLeastSquares:
             x, good = self._step(logs, valid, None)
         for _ in range(self.iterations):
             step, solved = self._step(logs, valid, x)
-            x, good = torch.where(solved, x + step, x), good & solved
+            x, good = x.addcmul_(step, solved.to(step)), good & solved
         return x, good
 
     def _step(self, logs: Tensor, valid: Tensor | None, x: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -105,17 +104,13 @@ class WeightedLeastSquares:
         right = logs.new_empty(self.design.shape[1], n)
         for start in range(0, n, self.block):
             at = slice(start, start + self.block)
-            residual = logs[at]
             if x is None:
-                weights = torch.ones_like(residual)
+                residual, weights = logs[at].clone(), torch.ones_like(logs[at])
             else:
-                fitted = x[:, at].T @ self.design.T
-                residual = residual - fitted
-                # relative to S0, so that no scale of the signal can overflow
-                fitted -= (x[-1, at] * self.design[0, -1])[:, None]
-                weights = fitted.clamp_(-LOG_RANGE, LOG_RANGE).mul_(2).exp_()
+                residual = torch.addmm(logs[at], x[:, at].T, self.design.T, alpha=-1)
+                weights = torch.mm(x[:-1, at].T, self.exponent.T).exp2_()
             if valid is not None:
                 weights = weights * valid[at]
             torch.mm(self.products, weights.T, out=normal[:, at])
-            torch.mm(self.design.T, (residual * weights).T, out=right[:, at])
+            torch.mm(self.design.T, residual.mul_(weights).T, out=right[:, at])
         return cholesky_solve(normal, right)

@@ -12,8 +12,8 @@ from torch import Tensor
 PIVOT = 1e-6
 """A Cholesky pivot below this share of its diagonal entry means a singular system."""
 
-SWEEPS = 4
-"""Jacobi sweeps: convergence is quadratic and 4 reach float32 rounding on 3x3 matrices."""
+SWEEPS = 3
+"""Jacobi sweeps: convergence is quadratic and 3 reach float32 rounding on 3x3 matrices."""
 
 
 def packed_index(p: int) -> tuple[list[int], list[int]]:
@@ -28,9 +28,9 @@ def cholesky_solve(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     matrix : (p (p + 1) / 2, n) tensor
-        Packed lower triangles (see `packed_index`).
+        Packed lower triangles (see `packed_index`). Overwritten.
     rhs : (p, n) tensor
-        Right-hand sides.
+        Right-hand sides. Overwritten.
 
     Returns
     -------
@@ -39,31 +39,27 @@ def cholesky_solve(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor]:
     (n,) bool tensor
         Whether each system was well determined; the solution is meaningless where not.
     """
-    p = rhs.shape[0]
-    at = {(i, j): k for k, (i, j) in enumerate(zip(*packed_index(p), strict=True))}
-    low: dict[tuple[int, int], Tensor] = {}
-    inverse: list[Tensor] = []
-    good = torch.ones(rhs.shape[1], dtype=torch.bool, device=rhs.device)
-    x = []
-    for i in range(p):
-        for j in range(i + 1):
-            value = matrix[at[i, j]]
-            for k in range(j):
-                value = torch.addcmul(value, low[i, k], low[j, k], value=-1)
-            if i == j:
-                good &= value > PIVOT * matrix[at[i, i]]
-                inverse.append(value.clamp(min=torch.finfo(value.dtype).tiny).rsqrt())
-            else:
-                low[i, j] = value * inverse[j]
-        value = rhs[i]
-        for k in range(i):
-            value = torch.addcmul(value, low[i, k], x[k], value=-1)
-        x.append(value * inverse[i])
-    for i in reversed(range(p)):
-        for k in range(i + 1, p):
-            x[i] = torch.addcmul(x[i], low[k, i], x[k], value=-1)
-        x[i] = x[i] * inverse[i]
-    return torch.stack(x), good
+    tiny = torch.finfo(matrix.dtype).tiny
+    diagonal = matrix[[i * (i + 3) // 2 for i in range(len(rhs))]]
+    x, low, inverse = list(rhs), {}, []
+    # rows as separate tensors: taking a row of a matrix costs as much as working on it
+    for (i, j), entry in zip(zip(*packed_index(len(x)), strict=True), matrix, strict=True):
+        for k in range(j):
+            entry.addcmul_(low[i, k], low[j, k], value=-1)
+        if i == j:
+            inverse.append(entry.clamp(min=tiny).rsqrt_())
+            for k in range(i):
+                x[i].addcmul_(low[i, k], x[k], value=-1)
+            x[i].mul_(inverse[i])
+        else:
+            entry.mul_(inverse[j])
+        low[i, j] = entry
+    for i in reversed(range(len(x))):
+        for k in range(i + 1, len(x)):
+            x[i].addcmul_(low[k, i], x[k], value=-1)
+        x[i].mul_(inverse[i])
+    pivots = torch.stack([low[i, i] for i in range(len(x))])
+    return rhs, (pivots > PIVOT * diagonal).all(0)
 
 
 def eigh3(tensor: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,30 +82,31 @@ def eigh3(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """
     a = {(0, 0): tensor[0], (1, 1): tensor[1], (2, 2): tensor[2]}
     a |= {(0, 1): tensor[3], (0, 2): tensor[4], (1, 2): tensor[5]}
-    one, zero = torch.ones_like(tensor[0]), torch.zeros_like(tensor[0])
-    v = [[one if i == j else zero for j in range(3)] for i in range(3)]
+    v = torch.eye(3, dtype=tensor.dtype, device=tensor.device)[:, :, None].repeat(1, 1, tensor.shape[1])
     tiny = torch.finfo(tensor.dtype).tiny
     for _ in range(SWEEPS):
         for p, q in ((0, 1), (0, 2), (1, 2)):
             r = 3 - p - q
-            off = a[p, q]
-            # tan of the smaller rotation angle; off = 0 gives theta = inf, t = 0: no rotation
-            gap = a[q, q] - a[p, p]
-            double = 2 * off
-            t = double / (gap.abs() + torch.sqrt(gap * gap + double * double) + tiny)
-            t = torch.where(gap < 0, -t, t)
-            c = torch.rsqrt(t * t + 1)
-            s = t * c
-            shift = t * off
-            a[p, p], a[q, q], a[p, q] = a[p, p] - shift, a[q, q] + shift, zero
             pr, qr = (min(p, r), max(p, r)), (min(q, r), max(q, r))
-            a[pr], a[qr] = c * a[pr] - s * a[qr], s * a[pr] + c * a[qr]
-            for row in v:
-                row[p], row[q] = c * row[p] - s * row[q], s * row[p] + c * row[q]
-    l0, l1, l2 = a[0, 0], a[1, 1], a[2, 2]
-    top = torch.maximum(torch.maximum(l0, l1), l2)
-    bottom = torch.minimum(torch.minimum(l0, l1), l2)
-    values = torch.stack([top, l0 + l1 + l2 - top - bottom, bottom])
-    first = [torch.where(l0 == top, row[0], torch.where(l1 == top, row[1], row[2])) for row in v]
-    vector = torch.stack(first)
-    return values, vector / vector.norm(dim=0).clamp(min=tiny)
+            off = a[p, q]
+            # tangent of the smaller rotation angle; off = 0 gives t = 0: no rotation
+            gap, double = a[q, q] - a[p, p], 2 * off
+            root = torch.addcmul(double * double, gap, gap).sqrt_()
+            t = double / torch.copysign(root.add_(gap.abs()).add_(tiny), gap)
+            c = (t * t).add_(1).rsqrt_()
+            s = t * c
+            a[p, p], a[q, q] = torch.addcmul(a[p, p], t, off, value=-1), torch.addcmul(a[q, q], t, off)
+            a[p, q] = torch.zeros_like(off)
+            for left, right, turned in ((a[pr], a[qr], a), (v[p], v[q], None)):
+                first = torch.addcmul(c * left, s, right, value=-1)
+                second = torch.addcmul(s * left, c, right)
+                if turned is None:
+                    v[p], v[q] = first, second
+                else:
+                    a[pr], a[qr] = first, second
+    values = torch.stack([a[0, 0], a[1, 1], a[2, 2]])
+    top = values.amax(0)
+    vector = torch.where(values[0] == top, v[0], torch.where(values[1] == top, v[1], v[2]))
+    scale = (vector * vector).sum(0).clamp_(min=tiny).rsqrt_()
+    bottom = values.amin(0)
+    return torch.stack([top, values.sum(0) - top - bottom, bottom]), vector * scale

@@ -1,0 +1,40 @@
+"""The batched small-matrix algebra against numpy, and where it must give up."""
+
+import numpy as np
+import pytest
+import torch
+
+from DMRIMicroLib.physics.linalg import cholesky_solve, eigh3, packed_index
+
+
+@pytest.mark.parametrize("p", [1, 2, 7, 22])
+def test_solves_like_numpy(p):
+    rng = np.random.default_rng(p)
+    a = rng.normal(size=(50, p + 5, p))
+    a = np.swapaxes(a, 1, 2) @ a
+    b = rng.normal(size=(50, p))
+    rows, columns = packed_index(p)
+    x, good = cholesky_solve(torch.tensor(a[:, rows, columns].T.copy()), torch.tensor(b.T.copy()))
+    assert good.all()
+    np.testing.assert_allclose(x.T, np.linalg.solve(a, b[..., None])[..., 0], rtol=1e-8)
+
+
+def test_singular_systems_are_marked():
+    a = torch.tensor([[1.0, 1, 1], [2, 0, 1], [0, 0, 0], [float("nan"), 0, 1]]).T.contiguous()
+    _, good = cholesky_solve(a, torch.ones(2, 4))
+    assert good.tolist() == [False, True, False, False]
+
+
+def test_eigenvalues_and_first_vector_equal_lapack():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(20000, 3, 3, generator=generator)
+    special = [torch.eye(3), torch.diag(torch.tensor([2.0, 2, 0.3])), torch.diag(torch.tensor([0.3, 2.0, 0.3])), torch.zeros(3, 3)]
+    a = torch.cat([(a + a.mT) / 2, torch.stack(special)])
+    packed = torch.stack([a[:, 0, 0], a[:, 1, 1], a[:, 2, 2], a[:, 0, 1], a[:, 0, 2], a[:, 1, 2]])
+    values, vector = eigh3(packed)
+    truth = torch.linalg.eigvalsh(a.double()).flip(1)
+    size = a.abs().amax((1, 2)).clamp(min=1e-12)
+    assert ((values.T - truth).abs().amax(1) / size).max() < 2e-6
+    assert (vector.norm(dim=0) - 1).abs().max() < 1e-6
+    residual = (a.double() @ vector.T.double()[..., None]).squeeze(-1) - truth[:, :1] * vector.T
+    assert (residual.norm(dim=1) / size).max() < 1e-4

@@ -1,0 +1,295 @@
+"""The console verbs, and the fit in a process of its own: progress, cancel, crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer_scene as ss
+
+
+@pytest.fixture
+def scene():
+    with ss.clean_scene() as booted:
+        yield booted
+
+
+@pytest.fixture
+def logic(scene):
+    from DMRIMicroSlicer.logic import DMRIMicroLogic
+
+    return DMRIMicroLogic()
+
+
+@pytest.fixture
+def dwi(logic):
+    from DMRIMicroSlicer.nodes import node_from_scan
+
+    return node_from_scan(ss.scan())
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Temporary folders land here, so that a test can see whether they are gone."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+class Heard:
+    """What a job has told."""
+
+    def __init__(self):
+        self.progress, self.done, self.errors = [], [], []
+
+    def callbacks(self) -> dict:
+        return {
+            "on_progress": lambda fraction, text: self.progress.append((fraction, text)),
+            "on_done": self.done.append,
+            "on_error": self.errors.append,
+        }
+
+
+def run_job(code: str, tmp_path: Path, heard: Heard, read=lambda folder: folder.name):
+    """Start a job whose worker runs `code`."""
+    from DMRIMicroSlicer.job import FitJob
+
+    folder = tmp_path / "job"
+    folder.mkdir()
+    return FitJob([sys.executable, "-u", "-c", code], folder, read, **heard.callbacks())
+
+
+def wait(job, seconds: float = 60) -> str:
+    """Poll as the widget's timer does."""
+    until = time.monotonic() + seconds
+    while job.poll() == "running":
+        assert time.monotonic() < until, "the job does not end"
+        time.sleep(0.02)
+    return job.state
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_fit_in_process_finds_the_tensor_in_the_world(logic, sign):
+    from DMRIMicroSlicer.nodes import node_from_scan
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    nodes = logic.fit(node_from_scan(ss.scan(sign)), "dti", full_mask(sign), device="cpu")
+    maps = {node.GetAttribute("DMRIMicro.metric"): node for node in nodes}
+    tensors = vtk_to_numpy(maps["tensor"].GetImageData().GetPointData().GetTensors()).reshape(
+        -1, 3, 3
+    )
+    np.testing.assert_allclose(tensors, np.broadcast_to(ss.TENSOR, tensors.shape), atol=1e-6)
+    assert [n.GetName() for n in nodes][:2] == ["brain FA", "brain MD"]
+
+
+def test_fit_in_a_process_gives_the_same_nodes(logic, dwi, temporary):
+    heard = Heard()
+    job = logic.start(
+        dwi, ("dti",), full_mask(), device="cpu",
+        onProgress=lambda *told: heard.progress.append(told),
+        onDone=heard.done.append, onError=heard.errors.append,
+    )  # fmt: skip
+    before = ss.count_nodes()
+    assert job.state == "running"
+    assert wait(job) == "done", heard.errors
+    assert heard.errors == []
+    assert ss.count_nodes() > before
+    fractions = [fraction for fraction, _ in heard.progress]
+    assert fractions
+    assert fractions == sorted(fractions)
+    assert 0 <= fractions[0] <= fractions[-1] <= 1
+    here = logic.fit(dwi, "dti", full_mask(), device="cpu")
+    for ours, theirs in zip(here[:4], heard.done[0][:4], strict=True):
+        util = ss.boot().slicer.util
+        np.testing.assert_allclose(
+            util.arrayFromVolume(ours), util.arrayFromVolume(theirs), rtol=1e-4, atol=1e-9
+        )
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_scan_that_the_worker_refuses_is_reported_in_its_words(logic, temporary):
+    from DMRIMicroSlicer.nodes import node_from_scan
+
+    heard = Heard()
+    node = node_from_scan(ss.scan(directions=5))
+    assert (
+        wait(logic.start(node, ("dti",), full_mask(), device="cpu", onError=heard.errors.append))
+        == "failed"
+    )
+    assert "6 distinct directions" in heard.errors[0]
+    assert "Traceback" not in heard.errors[0]
+    assert list(temporary.iterdir()) == []
+
+
+def test_progress_arrives_while_the_worker_runs(tmp_path):
+    ss.boot()
+    heard = Heard()
+    events = [json.dumps({"progress": k / 4, "text": f"step {k}"}) for k in range(3)]
+    code = f"import time\nfor e in {events!r}:\n    print(e); print('noise'); time.sleep(0.3)"
+    job = run_job(code, tmp_path, heard)
+    until = time.monotonic() + 10
+    while not heard.progress and time.monotonic() < until:
+        assert job.poll() == "running"
+    assert wait(job) == "done"
+    assert heard.progress == [(0.0, "step 0"), (0.25, "step 1"), (0.5, "step 2")]
+    assert heard.done == ["maps"]
+    assert not job.folder.exists()
+
+
+def test_half_a_line_waits_for_its_end(tmp_path):
+    ss.boot()
+    heard = Heard()
+    code = (
+        "import sys, time; w = sys.stdout.write\n"
+        'w(\'{"progress": 0.\'); sys.stdout.flush(); time.sleep(0.4); w(\'5, "text": "é"}\\n\')'
+    )
+    assert wait(run_job(code, tmp_path, heard)) == "done"
+    assert [f for f, _ in heard.progress] == [0.5]
+
+
+def test_cancel_kills_the_whole_tree_within_two_seconds(scene, tmp_path):
+    heard = Heard()
+    before = ss.count_nodes()
+    child = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    code = (
+        f"import subprocess, sys, time\np = subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        'print(\'{"progress": 0, "text": "\' + str(p.pid) + \'"}\')\ntime.sleep(60)'
+    )
+    job = run_job(code, tmp_path, heard)
+    until = time.monotonic() + 20
+    while not heard.progress:
+        job.poll()
+        assert time.monotonic() < until
+    started = time.monotonic()
+    job.cancel()
+    assert time.monotonic() - started < 2
+    assert gone(int(heard.progress[0][1]))
+    assert job.poll() == job.state == "cancelled"
+    assert not job.folder.exists()
+    assert ss.count_nodes() == before
+    assert heard.done == heard.errors == []
+
+
+def test_cancelled_fit_leaves_scene_and_disk_untouched(logic, dwi, temporary):
+    mask = full_mask()
+    before = ss.count_nodes()
+    job = logic.start(dwi, ("dti",), mask, device="cpu")
+    job.cancel()
+    job.cancel()
+    assert ss.count_nodes() == before
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            "ended by signal 9. Perhaps memory ran out",
+        ),
+        ("import sys; sys.exit(3)", "ended with code 3"),
+        (
+            "import sys; sys.exit('the mask is empty. Give another.')",
+            "the mask is empty. Give another.",
+        ),
+        ("print('\\n'.join(str(k) for k in range(90))); 1/0", "ZeroDivisionError"),
+    ],
+)
+def test_a_crash_is_told_in_words(tmp_path, code, words):
+    ss.boot()
+    heard = Heard()
+    job = run_job(code, tmp_path, heard)
+    assert wait(job) == "failed"
+    assert words in heard.errors[0]
+    assert len(heard.errors[0].splitlines()) <= 7
+    assert not job.folder.exists()
+
+
+def test_unreadable_result_is_told_in_words(tmp_path):
+    ss.boot()
+    heard = Heard()
+
+    def read(folder):
+        raise OSError("disk full")
+
+    assert wait(run_job("pass", tmp_path, heard, read)) == "failed"
+    assert "cannot be used: disk full" in heard.errors[0]
+
+
+def test_missing_program_is_told_in_words(tmp_path):
+    ss.boot()
+    from DMRIMicroSlicer.job import FitJob, WorkerError
+
+    folder = tmp_path / "job"
+    folder.mkdir()
+    with pytest.raises(WorkerError, match="cannot be started"):
+        FitJob(["/no/such/python"], folder, str)
+    assert not folder.exists()
+
+
+def test_slicers_python_is_preferred_over_the_application(tmp_path, monkeypatch, scene):
+    from DMRIMicroSlicer import job
+
+    monkeypatch.setattr(job.sys, "executable", "/opt/Slicer/SlicerApp-real")
+    monkeypatch.setenv("PATH", "")
+    from DMRIMicroLib.errors import InputError
+
+    with pytest.raises(InputError, match="PythonSlicer was not found"):
+        job.python_executable()
+    program = tmp_path / "bin" / ("PythonSlicer.exe" if os.name == "nt" else "PythonSlicer")
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setattr(
+        scene.slicer, "app", type("App", (), {"slicerHome": str(tmp_path)}), raising=False
+    )
+    assert job.python_executable() == str(program)
+
+
+def test_description_and_reasons(logic, dwi):
+    from DMRIMicroSlicer.nodes import node_from_scan
+
+    assert logic.describe(dwi) == "2 b0, 12 x b1000; 5 x 6 x 4 voxels of 2 x 2.2 x 2.5 mm"
+    dti = logic.models()["dti"]
+    assert logic.reasonsAgainst(dti, dwi) == ()
+    few = node_from_scan(ss.scan(directions=5), name="few")
+    assert "6 distinct directions" in " ".join(logic.reasonsAgainst(dti, few))
+
+
+def full_mask(sign: int = 1):
+    """Add a label map that covers the whole scan."""
+    scan = ss.scan(sign)
+    return ss.volume_node(np.ones(scan.shape, np.uint8), scan.affine)
+
+
+def gone(pid: int) -> bool:
+    """Say whether a process has ended (a zombie that nobody has waited for counts)."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_the_module_loads_before_any_package_is_installed():
+    code = (
+        "for name in ('torch', 'nibabel', 'dipy', 'scipy', 'monai', 'matplotlib', 'SimpleITK'):\n"
+        "    sys.modules[name] = None\n"
+        "from DMRIMicroSlicer import dependencies, job, nodes, parameters, results\n"
+        "from DMRIMicroSlicer.logic import DMRIMicroLogic\n"
+        "node = nodes.node_from_scan(ss.scan())\n"
+        "print(DMRIMicroLogic().describe(node))\n"
+    )
+    done = ss.run_python(code)
+    assert done.returncode == 0, done.stderr[-800:]
+    assert "2 b0, 12 x b1000" in done.stdout
