@@ -1,4 +1,4 @@
-"""The diffusion acquisition: b-values, directions, timing; its shells; sub-sampling; what it allows."""
+"""The diffusion acquisition: weighting of each volume, shells, sub-sampling, what it allows."""
 
 from __future__ import annotations
 
@@ -8,24 +8,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .errors import InputError
-
-B0_THRESHOLD = 50.0
-"""Volumes with b up to this value [s/mm2] count as not diffusion-weighted."""
+from .table import B0_THRESHOLD, check_bvals, check_bvecs, count_directions
 
 SHELL_TOLERANCE = 80.0
 """b-values closer than this [s/mm2] chain into one shell (MRtrix3 uses the same width)."""
-
-UNIT_TOLERANCE = 0.02
-"""How far from 1 the length of a direction may be and still be taken for rounding."""
-
-B_LIMIT = 1e5
-"""No diffusion scan of a living brain has a b-value above this [s/mm2]."""
-
-SAME_DIRECTION = np.cos(np.deg2rad(1.0))
-"""|cosine| above which two gradients (or a gradient and its opposite) are one direction."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +77,9 @@ class Acquisition:
         for name in ("delta", "Delta", "TE"):
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value > 0):
-                raise InputError(f"{name} is {value} ms", "Give a positive time in ms, or leave it out.")
+                raise InputError(
+                    f"{name} is {value} ms", "Give a positive time in ms, or leave it out."
+                )
 
     def __len__(self) -> int:
         return len(self.bvals)
@@ -133,10 +124,12 @@ class Acquisition:
         )
 
     def shell(self, b: float) -> Shell:
-        """Return the shell nearest to `b` [s/mm2]; an InputError if none is within a quarter of it."""
+        """Return the shell nearest to `b` [s/mm2]; InputError if none is within a quarter of it."""
         near = min(self.shells, key=lambda s: abs(s.b - b), default=None)
         if near is None or abs(near.b - b) > max(SHELL_TOLERANCE, b / 4):
-            raise InputError(f"there is no shell at b = {b:g} s/mm2", f"This scan has {self.describe()}.")
+            raise InputError(
+                f"there is no shell at b = {b:g} s/mm2", f"This scan has {self.describe()}."
+            )
         return near
 
     def describe(self) -> str:
@@ -152,7 +145,9 @@ class Acquisition:
             return self
         return replace(self, bvals=self.bvals[index], bvecs=self.bvecs[index])
 
-    def subsample(self, directions: Mapping[float, int], b0: int = 1, start: int = 0) -> NDArray[np.intp]:
+    def subsample(
+        self, directions: Mapping[float, int], b0: int = 1, start: int = 0
+    ) -> NDArray[np.intp]:
         """Choose volumes whose directions are well spread.
 
         Parameters
@@ -177,12 +172,17 @@ class Acquisition:
         """
         baselines = np.flatnonzero(self.is_b0)
         if b0 > len(baselines):
-            raise InputError(f"{b0} b0 volumes asked for, the scan has {len(baselines)}", "Ask for fewer.")
+            raise InputError(
+                f"{b0} b0 volumes asked for, the scan has {len(baselines)}", "Ask for fewer."
+            )
         chosen: list[int] = []
         for b, count in directions.items():
             shell = self.shell(b)
             if count > len(shell):
-                raise InputError(f"{count} volumes asked for at b = {b:g}, the shell has {len(shell)}", "Ask for fewer.")
+                raise InputError(
+                    f"{count} volumes asked for at b = {b:g}, the shell has {len(shell)}",
+                    "Ask for fewer.",
+                )
             chosen += _spread(self.bvecs, np.array(shell.indices), count, chosen, start)
         return np.sort(np.concatenate([baselines[:b0], np.array(chosen, dtype=np.intp)]))
 
@@ -229,98 +229,19 @@ class Needs:
         return tuple(lacks)
 
 
-def check_bvals(bvals: ArrayLike, *, file: object = None) -> NDArray[np.float64]:
-    """Return b-values as a fresh (m,) float64 array, or say which one is wrong."""
-    b = np.array(bvals, dtype=np.float64)
-    if b.ndim != 1 or not len(b):
-        raise InputError(f"b-values have shape {b.shape}, expected (m,)", "Give one b-value a volume.", file=file)
-    bad = np.flatnonzero(~np.isfinite(b) | (b < 0))
-    if len(bad):
-        raise InputError(
-            f"b-value of volume {bad[0]} is {b[bad[0]]:g}",
-            "Every b-value must be a finite number of s/mm2, 0 or more.",
-            file=file,
-        )
-    return b
-
-
-def check_bvecs(
-    bvecs: ArrayLike, bvals: NDArray, *, b0_threshold: float = B0_THRESHOLD, file: object = None
-) -> NDArray[np.float64]:
-    """Return directions as a fresh (m, 3) float64 array of unit (b0: unit or zero) vectors."""
-    g = np.array(bvecs, dtype=np.float64)
-    if g.ndim != 2 or g.shape[1] != 3:
-        raise InputError(f"directions have shape {g.shape}, expected (m, 3)", "Give x, y, z a volume.", file=file)
-    if len(g) != len(bvals):
-        raise InputError(
-            f"there are {len(g)} b-vectors and {len(bvals)} b-values",
-            "Both need one entry a volume: check that the files belong together.",
-            file=file,
-        )
-    bad = np.flatnonzero(~np.isfinite(g).all(axis=1) & (bvals > b0_threshold))
-    if len(bad):
-        raise InputError(
-            f"b-vector of volume {bad[0]} is {g[bad[0]].tolist()} at b = {bvals[bad[0]]:g}",
-            "Correct it, or leave the volume out (--exclude).",
-            file=file,
-        )
-    g = np.nan_to_num(g)  # some converters write NaN directions for b0 volumes
-    length = np.linalg.norm(g, axis=1)
-    zero = np.flatnonzero((length < 1e-3) & (bvals > b0_threshold))
-    if len(zero):
-        volumes = ",".join(map(str, zero))
-        raise InputError(
-            f"b-vector of volume {zero[0]} is zero at b = {bvals[zero[0]]:g}",
-            f"If these are trace images made by the scanner, leave them out: --exclude {volumes}.",
-            file=file,
-        )
-    off = np.flatnonzero((np.abs(length - 1) > UNIT_TOLERANCE) & (bvals > b0_threshold))
-    if len(off):
-        raise InputError(
-            f"b-vector of volume {off[0]} has length {length[off[0]]:.4g}, expected 1",
-            "Normalise the b-vectors; if their length encodes b, give the true b-values with unit vectors.",
-            file=file,
-        )
-    return g / np.where(length < 1e-3, 1, length)[:, None] * (length >= 1e-3)[:, None]
-
-
-def to_s_per_mm2(bvals: NDArray, *, file: object = None) -> tuple[NDArray[np.float64], str | None]:
-    """Recognise b-values in ms/um2 or s/m2 and convert them; the second value says so, if done."""
-    top = float(np.max(bvals, initial=0.0))
-    if top == 0:
-        raise InputError("all b-values are 0", "This is not a diffusion scan, or the wrong file.", file=file)
-    if top <= B0_THRESHOLD:
-        return bvals * 1e3, f"b-values up to {top:g} were read as ms/um2 and multiplied by 1000"
-    if top <= B_LIMIT:
-        return bvals, None
-    if 100 <= top / 1e6 <= B_LIMIT:
-        return bvals / 1e6, f"b-values up to {top:g} were read as s/m2 and divided by 1e6"
-    raise InputError(
-        f"highest b-value is {top:g}", "Give b-values in s/mm2 (typically 0 to 10000).", file=file
-    )
-
-
-def count_directions(bvecs: NDArray) -> int:
-    """Count the distinct axes among unit vectors: (k, 3) -> int."""
-    axes = bvecs[np.any(bvecs, axis=1)]
-    same = np.abs(axes @ axes.T) > SAME_DIRECTION
-    left, count = np.ones(len(axes), dtype=bool), 0
-    for k in range(len(axes)):
-        if left[k]:
-            count += 1
-            left &= ~same[k]
-    return count
-
-
 def _spread(g: NDArray, candidates: NDArray, count: int, taken: list[int], start: int) -> list[int]:
-    """Pick `count` of the candidate volumes by electrostatic energy, given volumes already taken."""
+    """Pick `count` candidate volumes by electrostatic energy, given volumes already taken."""
     if count == 0:
         return []
     u = g[candidates]
     gap = np.maximum(1 - np.abs(u @ u.T), 1e-6)  # opposite directions are the same axis
     pair = 1 / gap
     np.fill_diagonal(pair, 0)
-    outside = (0.5 / np.maximum(1 - np.abs(u @ g[taken].T), 1e-3)).sum(axis=1) if taken else np.zeros(len(u))
+    outside = (
+        (0.5 / np.maximum(1 - np.abs(u @ g[taken].T), 1e-3)).sum(axis=1)
+        if taken
+        else np.zeros(len(u))
+    )
     picked = [start % len(u)]
     while len(picked) < count:
         cost = pair[:, picked].sum(axis=1) + outside

@@ -15,9 +15,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .acquisition import B0_THRESHOLD
 from .errors import Cancelled, DMRIMicroError, InputError
 from .scan import Scan
+from .table import B0_THRESHOLD
 from .version import __version__
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
@@ -49,10 +49,16 @@ class Method(StrEnum):
     ols = "ols"
 
 
-ScanPath = Annotated[Path, typer.Argument(help="NIfTI (.nii, .nii.gz), DWI NRRD, or a folder of DICOM files.")]
+ScanPath = Annotated[
+    Path, typer.Argument(help="NIfTI (.nii, .nii.gz), DWI NRRD, or a folder of DICOM files.")
+]
 Bval = Annotated[Path | None, typer.Option(help="b-values; found beside the image if left out.")]
-Bvec = Annotated[Path | None, typer.Option(help="b-vectors, FSL convention; found beside the image if left out.")]
-Mask = Annotated[Path | None, typer.Option(help="Mask image on any overlapping grid; estimated if left out.")]
+Bvec = Annotated[
+    Path | None, typer.Option(help="b-vectors, FSL convention; found beside the image if left out.")
+]
+Mask = Annotated[
+    Path | None, typer.Option(help="Mask image on any overlapping grid; estimated if left out.")
+]
 Threshold = Annotated[float, typer.Option(help="Volumes with b up to this count as b0 [s/mm2].")]
 Exclude = Annotated[str, typer.Option(help="Volumes to leave out, counted from 0: 3,17,40-45.")]
 
@@ -84,22 +90,36 @@ def info(
     from .models import MODELS
 
     opened = load(
-        scan, bval=bval, bvec=bvec, mask=mask, b0_threshold=b0_threshold, exclude=parse_volumes(exclude)
+        scan,
+        bval=bval,
+        bvec=bvec,
+        mask=mask,
+        b0_threshold=b0_threshold,
+        exclude=parse_volumes(exclude),
     )
     facts = describe(opened)
-    facts["models"] = {name: list(model.missing(opened.acquisition)) for name, model in MODELS.items()}
+    facts["models"] = {
+        name: list(model.missing(opened.acquisition)) for name, model in MODELS.items()
+    }
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
-    typer.echo(f"{facts['name']}: {' x '.join(map(str, facts['shape']))} voxels of "
-               f"{' x '.join(f'{v:.3g}' for v in facts['voxel_size_mm'])} mm, {facts['volumes']} volumes")  # fmt: skip
+    shape = " x ".join(map(str, facts["shape"]))
+    size = " x ".join(f"{v:.3g}" for v in facts["voxel_size_mm"])
+    typer.echo(f"{facts['name']}: {shape} voxels of {size} mm, {facts['volumes']} volumes")
     typer.echo(f"b0: {facts['b0_volumes']} volumes")
     for shell in facts["shells"]:
-        typer.echo(f"b = {shell['b']:.0f} s/mm2: {shell['volumes']} volumes, {shell['directions']} directions")
+        typer.echo(
+            f"b = {shell['b']:.0f} s/mm2: "
+            f"{shell['volumes']} volumes, {shell['directions']} directions"
+        )
     snr = "unknown" if facts["snr"] is None else f"{facts['snr']:.0f} (from {facts['snr_method']})"
     typer.echo(f"SNR of b0: {snr}")
     for name, lacks in facts["models"].items():
-        typer.echo(f"{name}: " + ("can be fitted" if not lacks else "cannot be fitted, it needs " + "; ".join(lacks)))
+        typer.echo(
+            f"{name}: "
+            + ("can be fitted" if not lacks else "cannot be fitted, it needs " + "; ".join(lacks))
+        )
     for note in facts["notes"]:
         typer.echo(f"note: {note}")
 
@@ -114,14 +134,24 @@ def fit(
     mask: Mask = None,
     b0_threshold: Threshold = B0_THRESHOLD,
     exclude: Exclude = "",
-    b_max: Annotated[float | None, typer.Option(help="Leave out volumes above this b [s/mm2].")] = None,
-    method: Annotated[Method, typer.Option(help="Weighted or ordinary least squares.")] = Method.wls,
+    b_max: Annotated[
+        float | None, typer.Option(help="Leave out volumes above this b [s/mm2].")
+    ] = None,
+    method: Annotated[
+        Method, typer.Option(help="Weighted or ordinary least squares.")
+    ] = Method.wls,
     iterations: Annotated[int, typer.Option(help="Reweighted passes of wls.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if left out.", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; all cores if left out.", min=1)
+    ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html beside the maps.")] = True,
-    overwrite: Annotated[bool, typer.Option(help="Replace maps of another scan in the folder.")] = False,
-    progress: Annotated[ProgressStyle, typer.Option(help="How to show progress.")] = ProgressStyle.bar,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace maps of another scan in the folder.")
+    ] = False,
+    progress: Annotated[
+        ProgressStyle, typer.Option(help="How to show progress.")
+    ] = ProgressStyle.bar,
 ) -> None:
     """Fit models to a scan and write their maps."""
     from .files import check_writable
@@ -130,7 +160,12 @@ def fit(
 
     started = time.perf_counter()
     opened = load(
-        scan, bval=bval, bvec=bvec, mask=mask, b0_threshold=b0_threshold, exclude=parse_volumes(exclude)
+        scan,
+        bval=bval,
+        bvec=bvec,
+        mask=mask,
+        b0_threshold=b0_threshold,
+        exclude=parse_volumes(exclude),
     )
     chosen = choose_models(models, opened)
     check_writable(out)
@@ -165,11 +200,15 @@ def fit(
         console.print(f"note: {note}", style="dim")
     for model, made in maps.provenance.items():
         warn_of(model, made["voxels"])
-    typer.echo(f"{len(maps)} maps of {', '.join(chosen)} in {time.perf_counter() - started:.1f} s: {index}")
+    typer.echo(
+        f"{len(maps)} maps of {', '.join(chosen)} in {time.perf_counter() - started:.1f} s: {index}"
+    )
 
 
 @app.command()
-def demo(out: Annotated[Path, typer.Option(help="Folder for the maps.")] = Path("demo-output")) -> None:
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the maps.")] = Path("demo-output"),
+) -> None:
     """Fetch a small real scan (17 MB, once), compute its maps and a report."""
     from .io.example import fetch
 
@@ -181,11 +220,13 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the maps.")] = Path(
 def warn_of(model: str, voxels: dict[str, int]) -> None:
     """Say how many voxels or samples could not be used."""
     if voxels["left_out"]:
-        console.print(f"{model}: {voxels['left_out']} voxels of the mask have no usable signal and stay empty")
+        console.print(
+            f"{model}: {voxels['left_out']} voxels of the mask have no usable signal and stay empty"
+        )
     if voxels["unusable_samples"]:
         console.print(
-            f"{model}: {voxels['unusable_samples']} samples in {voxels['with_unusable_samples']} voxels are zero, "
-            "negative or not finite and were given no weight"
+            f"{model}: {voxels['unusable_samples']} samples in {voxels['with_unusable_samples']} "
+            "voxels are zero, negative or not finite and were given no weight"
         )
 
 
@@ -208,7 +249,7 @@ def describe(scan: Scan) -> dict:
 
 
 def choose_models(text: str, scan: Scan) -> list[str]:
-    """Turn 'dti,dki' or 'all' into model names; 'all' leaves out, and says, what cannot be identified."""
+    """Turn 'dti,dki' or 'all' into names; 'all' leaves out, and says, what is not identifiable."""
     from .models import MODELS, get
 
     if text.strip().lower() != "all":
@@ -220,7 +261,9 @@ def choose_models(text: str, scan: Scan) -> list[str]:
         else:
             chosen.append(name)
     if not chosen:
-        raise InputError("no model can be identified from this scan", f"It has {scan.acquisition.describe()}.")
+        raise InputError(
+            "no model can be identified from this scan", f"It has {scan.acquisition.describe()}."
+        )
     return chosen
 
 
@@ -232,7 +275,9 @@ def parse_volumes(text: str) -> list[int]:
         try:
             volumes += range(int(first), int(last or first) + 1)
         except ValueError:
-            raise InputError(f"--exclude has {part!r}", "Write volume numbers like 3,17,40-45.") from None
+            raise InputError(
+                f"--exclude has {part!r}", "Write volume numbers like 3,17,40-45."
+            ) from None
     return volumes
 
 
@@ -249,11 +294,18 @@ def shown(style: ProgressStyle) -> Iterator[Callable[[float, str], None]]:
 @contextmanager
 def _display(style: ProgressStyle) -> Iterator[Callable[[float, str], None]]:
     if style is ProgressStyle.json:
-        yield lambda share, text: print(json.dumps({"progress": round(share, 4), "text": text}), flush=True)
+        yield lambda share, text: print(
+            json.dumps({"progress": round(share, 4), "text": text}), flush=True
+        )
     elif style is ProgressStyle.none or not console.is_terminal:
         yield lambda share, text: None
     else:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("Opening", total=1.0)
             yield lambda share, text: bar.update(task, completed=share, description=text)
@@ -271,7 +323,9 @@ def run() -> None:
         code = USER_ERROR
     except Exception as error:
         fail(error)
-        console.print("This is a defect of DMRIMicro; run again with --debug (before the command) and report it.")
+        console.print(
+            "This is a defect of DMRIMicro; run `dmrimicro --debug ...` again and report it."
+        )
         code = INTERNAL_ERROR
     sys.exit(code)
 

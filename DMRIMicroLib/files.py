@@ -36,7 +36,7 @@ def staged(folder: str | Path, *, last: str | None = None) -> Iterator[Path]:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Check that files can be written in `folder`, or in the nearest folder above it that exists."""
+    """Check that files can be written in `folder`, or where it would have to be made."""
     folder = Path(folder)
     nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     try:

@@ -135,7 +135,9 @@ class MapSet(Mapping[str, Map]):
 
     def merged(self, other: MapSet) -> MapSet:
         """Put the maps of two runs on one grid together; the other's win where both have one."""
-        if self.mask.shape != other.mask.shape or not np.allclose(self.affine, other.affine, atol=1e-4):
+        if self.mask.shape != other.mask.shape or not np.allclose(
+            self.affine, other.affine, atol=1e-4
+        ):
             raise InputError("the two sets of maps lie on different grids", "Keep them apart.")
         return replace(
             self,
@@ -178,7 +180,11 @@ class MapSet(Mapping[str, Map]):
         index_file = Path(folder) / INDEX
         index = _read_index(index_file)
         if index is None:
-            raise InputError("there is no such file", "Give a folder that `dmrimicro fit` wrote.", file=index_file)
+            raise InputError(
+                "there is no such file",
+                "Give a folder that `dmrimicro fit` wrote.",
+                file=index_file,
+            )
         maps: dict[str, Map] = {}
         for entry in index["maps"]:
             metric = Metric(
@@ -188,8 +194,14 @@ class MapSet(Mapping[str, Map]):
                 high=entry["range"][1],
                 window=tuple(entry["window"]),
             )
-            read = {k: _load(Path(folder) / entry[k])[0] for k in ("file", "uncertainty_file") if k in entry}
-            maps[metric.name] = Map(metric, entry["model"], read["file"], read.get("uncertainty_file"))
+            read = {
+                k: _load(Path(folder) / entry[k])[0]
+                for k in ("file", "uncertainty_file")
+                if k in entry
+            }
+            maps[metric.name] = Map(
+                metric, entry["model"], read["file"], read.get("uncertainty_file")
+            )
         masks = [_load(Path(folder) / file) for file in index["masks"].values()]
         mask = np.logical_or.reduce([m[0] > 0 for m in masks])
         return cls(maps, masks[0][1], mask, index["provenance"])
@@ -203,7 +215,8 @@ class MapSet(Mapping[str, Map]):
         theirs = {p.get("scan", {}).get("fingerprint"): p for p in index["provenance"].values()}
         if strangers := [p for key, p in theirs.items() if key not in mine]:
             raise InputError(
-                f"this folder holds maps of another scan ({strangers[0].get('scan', {}).get('name', 'unknown')})",
+                "this folder holds maps of another scan "
+                f"({strangers[0].get('scan', {}).get('name', 'unknown')})",
                 "Choose another output folder, or allow it with --overwrite (overwrite=True).",
                 file=folder,
             )
@@ -225,16 +238,23 @@ class MapSet(Mapping[str, Map]):
         }
         if metric.kind != "scalar":
             entry["frame"] = "RAS world coordinates"
-            entry["components"] = ["xx", "yy", "zz", "xy", "xz", "yz"] if metric.kind == "tensor" else ["x", "y", "z"]
+            entry["components"] = (
+                ["xx", "yy", "zz", "xy", "xz", "yz"] if metric.kind == "tensor" else ["x", "y", "z"]
+            )
         self._nifti(item.data, stage / entry["file"])
         if item.uncertainty is not None:
             entry["uncertainty_file"] = f"{item.file_stem}_desc-sd_dwimap.nii.gz"
             self._nifti(item.uncertainty, stage / entry["uncertainty_file"])
-        _dump({**entry, "provenance": self.provenance[item.model]}, stage / f"{item.file_stem}_dwimap.json")
+        _dump(
+            {**entry, "provenance": self.provenance[item.model]},
+            stage / f"{item.file_stem}_dwimap.json",
+        )
         return entry
 
     def _nifti(self, data: NDArray, file: Path) -> None:
-        image = nib.Nifti1Image(data if data.dtype == np.uint8 else data.astype(np.float32), self.affine)
+        image = nib.Nifti1Image(
+            data if data.dtype == np.uint8 else data.astype(np.float32), self.affine
+        )
         image.header.set_xyzt_units("mm")
         nib.save(image, file)
 
@@ -255,7 +275,11 @@ def _read_index(file: Path) -> dict | None:
         if index["format"] != "DMRIMicro maps" or index["version"] > FORMAT_VERSION:
             raise ValueError(f"format {index['format']!r} version {index['version']}")
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"not a readable list of maps ({error})", "Move it away, or give another folder.", file=file) from error
+        raise InputError(
+            f"not a readable list of maps ({error})",
+            "Move it away, or give another folder.",
+            file=file,
+        ) from error
     return index
 
 

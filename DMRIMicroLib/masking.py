@@ -27,7 +27,9 @@ def brain_mask(scan: Scan) -> Scan:
     b0 = np.nan_to_num(scan.b0, posinf=0.0, neginf=0.0)
     # a radius of 4 voxels of 2 mm, dipy's default, would erase coarse or two-slice scans
     radius = int(np.clip(round(8 / max(scan.voxel_size)), 1, 4))
-    _, mask = median_otsu(b0, median_radius=radius, numpass=4) if b0.max() > b0.min() else (b0, b0 > 0)
+    _, mask = (
+        median_otsu(b0, median_radius=radius, numpass=4) if b0.max() > b0.min() else (b0, b0 > 0)
+    )
     mask &= b0 > 0
     if not mask.any():
         raise InputError(
@@ -36,7 +38,8 @@ def brain_mask(scan: Scan) -> Scan:
             file=scan.source,
         )
     return scan.with_mask(mask).with_notes(
-        f"no mask was given: estimated with dipy's median_otsu (radius {radius}), {int(mask.sum())} voxels"
+        f"no mask was given: estimated with dipy's median_otsu (radius {radius}), "
+        f"{int(mask.sum())} voxels"
     )
 
 
@@ -63,10 +66,14 @@ def onto_grid(
     if mask.ndim == 4 and mask.shape[3] == 1:
         mask = mask[..., 0]
     if mask.ndim != 3:
-        raise InputError(f"the mask has {mask.ndim} dimensions, expected 3", "Give a 3-D mask.", file=file)
+        raise InputError(
+            f"the mask has {mask.ndim} dimensions, expected 3", "Give a 3-D mask.", file=file
+        )
     inside = np.nan_to_num(mask) > 0
     if not inside.any():
-        raise InputError("the mask is empty", "Give a mask with voxels in it, or none at all.", file=file)
+        raise InputError(
+            "the mask is empty", "Give a mask with voxels in it, or none at all.", file=file
+        )
     if mask.shape == tuple(shape) and np.allclose(affine, target, atol=SAME_GRID):
         return inside
     from scipy.ndimage import affine_transform

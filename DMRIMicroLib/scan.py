@@ -21,7 +21,7 @@ READ_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Noise:
-    """Standard deviation of the noise in one channel, in the signal's unit, and how it was found."""
+    """Standard deviation of the noise, in the signal's unit, and how it was found."""
 
     sigma: float
     method: str
@@ -78,8 +78,14 @@ class Scan:
                 file=self.source,
             )
         affine = np.array(self.affine, dtype=np.float64)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-            raise InputError("the affine is not an invertible 4x4 matrix", "Repair the header.", file=self.source)
+        if (
+            affine.shape != (4, 4)
+            or not np.isfinite(affine).all()
+            or abs(np.linalg.det(affine[:3, :3])) < 1e-9
+        ):
+            raise InputError(
+                "the affine is not an invertible 4x4 matrix", "Repair the header.", file=self.source
+            )
         object.__setattr__(self, "affine", affine)
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask, shape[:3]))
@@ -163,7 +169,9 @@ class Scan:
         """Median b0 signal in the mask over the noise."""
         if self.noise is None:
             return None
-        inside = self.mask if self.mask is not None else self.b0 > np.mean(self.b0[np.isfinite(self.b0)])
+        inside = (
+            self.mask if self.mask is not None else self.b0 > np.mean(self.b0[np.isfinite(self.b0)])
+        )
         return float(np.median(self.b0[inside])) / self.noise.sigma
 
     def _baselines(self) -> NDArray[np.bool_]:
@@ -172,8 +180,9 @@ class Scan:
             lowest = float(self.acquisition.bvals.min())
             raise InputError(
                 f"there is no b0 volume: the lowest b-value is {lowest:g} s/mm2",
-                f"If those volumes are to serve as b0, say so: --b0-threshold {np.ceil(lowest + 1):g} "
-                "(b0_threshold= in Python); their true b is used all the same.",
+                "If those volumes are to serve as b0, say so: "
+                f"--b0-threshold {np.ceil(lowest + 1):g} (b0_threshold= in Python); "
+                "their true b is used all the same.",
                 file=self.source,
             )
         return is_b0
@@ -184,13 +193,18 @@ class Scan:
         for start in range(0, len(indices), step):
             wanted = indices[start : start + step]
             # a run of volumes is one read; an arbitrary list is not sliceable from a file
-            run = len(wanted) > 0 and np.array_equal(wanted, np.arange(wanted[0], wanted[0] + len(wanted)))
+            run = len(wanted) > 0 and np.array_equal(
+                wanted, np.arange(wanted[0], wanted[0] + len(wanted))
+            )
             try:
                 if run or isinstance(self.signal, np.ndarray):
                     key = slice(int(wanted[0]), int(wanted[-1]) + 1) if run else wanted
                     part = np.asarray(self.signal[..., key], dtype=np.float32)
                 else:
-                    part = np.stack([np.asarray(self.signal[..., int(v)], dtype=np.float32) for v in wanted], axis=-1)
+                    part = np.stack(
+                        [np.asarray(self.signal[..., int(v)], dtype=np.float32) for v in wanted],
+                        axis=-1,
+                    )
             except (EOFError, OSError, ValueError, zlib.error) as error:
                 raise InputError(
                     f"the image data cannot be read ({error})",
@@ -209,7 +223,9 @@ def _checked_mask(mask: NDArray, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         )
     mask = mask.astype(bool)
     if not mask.any():
-        raise InputError("the mask is empty", "Give a mask with voxels in it, or none to have it estimated.")
+        raise InputError(
+            "the mask is empty", "Give a mask with voxels in it, or none to have it estimated."
+        )
     return mask
 
 

@@ -8,7 +8,9 @@ from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.scan import Scan
 
 RING_AFFINE = np.array([[-2.0, 0, 0, 20], [0, 2, 0, -18], [0, 0, 2.5, -7], [0, 0, 0, 1]])
-OBLIQUE = np.array([[1.9, 0.3, 0.2, -30], [-0.35, 1.8, 0.4, 12], [-0.1, -0.45, 2.4, 5], [0, 0, 0, 1]])
+OBLIQUE = np.array(
+    [[1.9, 0.3, 0.2, -30], [-0.35, 1.8, 0.4, 12], [-0.1, -0.45, 2.4, 5], [0, 0, 0, 1]]
+)
 
 
 def directions(count: int, seed: int = 0) -> np.ndarray:
@@ -16,7 +18,9 @@ def directions(count: int, seed: int = 0) -> np.ndarray:
     k = np.arange(count) + 0.5
     z = 1 - k / count  # one hemisphere: opposite directions are the same axis
     angle = np.pi * (1 + np.sqrt(5)) * k
-    spiral = np.stack([np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z], 1)
+    spiral = np.stack(
+        [np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z], 1
+    )
     turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
     return spiral @ turn
 
@@ -30,7 +34,9 @@ def protocol(shells: dict[float, int] | None = None, b0: int = 2, seed: int = 0)
     return Acquisition(np.array(bvals), np.concatenate(bvecs))
 
 
-def tensor_signal(acq: Acquisition, tensors: np.ndarray, s0: np.ndarray | float = 1000.0) -> np.ndarray:
+def tensor_signal(
+    acq: Acquisition, tensors: np.ndarray, s0: np.ndarray | float = 1000.0
+) -> np.ndarray:
     """Signal of symmetric 3x3 tensors [mm2/s], written out plainly: (..., 3, 3) -> (..., m)."""
     exponent = np.einsum("mi,...ij,mj->...m", acq.bvecs, tensors, acq.bvecs) * acq.bvals
     return np.asarray(s0)[..., None] * np.exp(-exponent)
@@ -42,7 +48,11 @@ def fibre_tensors(axis: np.ndarray, along: float = 1.7e-3, across: float = 0.3e-
 
 
 def ring_scan(
-    acq: Acquisition | None = None, affine: np.ndarray = RING_AFFINE, shape=(12, 14, 6), sigma: float = 0.0, seed: int = 0
+    acq: Acquisition | None = None,
+    affine: np.ndarray = RING_AFFINE,
+    shape=(12, 14, 6),
+    sigma: float = 0.0,
+    seed: int = 0,
 ) -> Scan:
     """Fibres that run in rings around the world's z axis through the middle of the grid."""
     acq = acq or protocol()

@@ -25,7 +25,9 @@ def dmrimicro(*words, **options):
 
 
 def test_fit_writes_maps_and_report(scan_files, tmp_path):
-    run = dmrimicro("fit", scan_files, "--mask", scan_files.with_name("mask.nii.gz"), "--out", tmp_path / "out")
+    run = dmrimicro(
+        "fit", scan_files, "--mask", scan_files.with_name("mask.nii.gz"), "--out", tmp_path / "out"
+    )
     assert run.returncode == 0, run.stderr
     names = {f.name for f in (tmp_path / "out").iterdir()}
     assert {"maps.json", "report.html", "model-dti_param-FA_dwimap.nii.gz"} <= names
@@ -35,8 +37,22 @@ def test_fit_writes_maps_and_report(scan_files, tmp_path):
 
 def test_progress_as_json_rises_to_one(scan_files, tmp_path):
     mask = scan_files.with_name("mask.nii.gz")
-    run = dmrimicro("fit", scan_files, "--mask", mask, "--out", tmp_path, "--progress", "json", "--no-report", "--threads", 1)
-    shares = [json.loads(line)["progress"] for line in run.stdout.splitlines() if line.startswith("{")]
+    run = dmrimicro(
+        "fit",
+        scan_files,
+        "--mask",
+        mask,
+        "--out",
+        tmp_path,
+        "--progress",
+        "json",
+        "--no-report",
+        "--threads",
+        1,
+    )
+    shares = [
+        json.loads(line)["progress"] for line in run.stdout.splitlines() if line.startswith("{")
+    ]
     assert shares == sorted(shares)
     assert shares[-1] == 1
 
@@ -51,7 +67,10 @@ def test_info_as_json(scan_files):
 def test_info_says_why_a_model_is_impossible(tmp_path):
     nifti.save(ring_scan(protocol({1000.0: 3})), tmp_path / "three.nii.gz")
     run = dmrimicro("info", tmp_path / "three.nii.gz")
-    assert "dti: cannot be fitted, it needs 7 volumes (there are 5); 6 distinct directions (there are 3)" in run.stdout
+    assert (
+        "dti: cannot be fitted, it needs 7 volumes (there are 5); "
+        "6 distinct directions (there are 3)" in run.stdout
+    )
     run = dmrimicro("fit", tmp_path / "three.nii.gz", "--out", tmp_path / "out")
     assert run.returncode == 2
     assert "7 volumes (there are 5)" in run.stderr
@@ -87,9 +106,21 @@ def test_debug_shows_the_traceback(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_stops_cleanly(tmp_path):
     nifti.save(ring_scan(protocol({1000.0: 64}), shape=(96, 96, 40)), tmp_path / "big.nii.gz")
-    command = [sys.executable, "-m", "DMRIMicroLib", "fit", tmp_path / "big.nii.gz", "--out", tmp_path / "out", "--progress", "json"]
+    command = [
+        sys.executable,
+        "-m",
+        "DMRIMicroLib",
+        "fit",
+        tmp_path / "big.nii.gz",
+        "--out",
+        tmp_path / "out",
+        "--progress",
+        "json",
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
     assert "Reading" in run.stdout.readline()
     run.send_signal(signal.SIGINT)
     started = time.monotonic()
@@ -114,7 +145,12 @@ def test_help_needs_no_torch():
 
 
 def test_example_offline_without_a_copy_says_so(tmp_path):
-    env = {"DMRIMICRO_CACHE": str(tmp_path), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": ""}
+    env = {
+        "DMRIMICRO_CACHE": str(tmp_path),
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": "",
+        "PIP_EXTRA_INDEX_URL": "",
+    }
     run = dmrimicro("demo", "--out", tmp_path / "out", env=env)
     assert run.returncode == 2
     assert "could not be downloaded" in run.stderr

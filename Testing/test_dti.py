@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from phantom import OBLIQUE, RING_AFFINE, angle_deg, fibre_tensors, protocol, ring_axes, ring_scan, tensor_signal
+from phantom import (
+    OBLIQUE,
+    RING_AFFINE,
+    angle_deg,
+    fibre_tensors,
+    protocol,
+    ring_axes,
+    ring_scan,
+    tensor_signal,
+)
 
 import DMRIMicroLib as dm
 from DMRIMicroLib.acquisition import Acquisition
@@ -15,7 +24,9 @@ from DMRIMicroLib.scan import Scan
 FLIPPED = RING_AFFINE @ np.diag([-1, 1, 1, 1])
 
 
-@pytest.mark.parametrize("affine", [RING_AFFINE, FLIPPED, OBLIQUE], ids=["negative", "positive", "oblique"])
+@pytest.mark.parametrize(
+    "affine", [RING_AFFINE, FLIPPED, OBLIQUE], ids=["negative", "positive", "oblique"]
+)
 def test_recovers_the_truth_without_noise(affine):
     scan = ring_scan(affine=affine)
     maps = dm.fit(scan.with_mask(np.ones(scan.shape)), "dti")
@@ -28,8 +39,12 @@ def test_recovers_the_truth_without_noise(affine):
     assert angle_deg(np.asarray(maps["V1"]), ring_axes(affine, scan.shape)).max() < 0.05
     xx, yy, zz, xy, xz, yz = np.moveaxis(np.asarray(maps["tensor"]), -1, 0)
     truth = fibre_tensors(ring_axes(affine, scan.shape))
-    np.testing.assert_allclose(np.stack([xx, yy, zz], -1), np.diagonal(truth, axis1=-2, axis2=-1), atol=1e-7)
-    np.testing.assert_allclose(np.stack([xy, xz, yz], -1), truth[..., [0, 0, 1], [1, 2, 2]], atol=1e-7)
+    np.testing.assert_allclose(
+        np.stack([xx, yy, zz], -1), np.diagonal(truth, axis1=-2, axis2=-1), atol=1e-7
+    )
+    np.testing.assert_allclose(
+        np.stack([xy, xz, yz], -1), truth[..., [0, 0, 1], [1, 2, 2]], atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("b_max", [1000, 5000])
@@ -41,12 +56,15 @@ def test_equals_dipy_on_the_real_scan(example, b_max):
     scan = dm.load(image, mask=mask)
     keep = scan.acquisition.bvals <= b_max
     signal = scan.volumes(np.flatnonzero(keep))
-    table = gradient_table(scan.acquisition.bvals[keep], bvecs=scan.acquisition.bvecs[keep], b0_threshold=50)
+    table = gradient_table(
+        scan.acquisition.bvals[keep], bvecs=scan.acquisition.bvecs[keep], b0_threshold=50
+    )
     theirs = TensorModel(table, fit_method="WLS").fit(signal, mask=scan.mask)
     ours = dm.fit(scan, "dti", b_max=b_max)
     inside = ours.mask & scan.mask
     assert inside.sum() > 0.99 * scan.mask.sum()
-    for name, value, limit in (("FA", theirs.fa, 1e-5), ("MD", theirs.md, 1e-9), ("AD", theirs.ad, 1e-9), ("RD", theirs.rd, 1e-9)):  # fmt: skip
+    for name, limit in (("FA", 1e-5), ("MD", 1e-9), ("AD", 1e-9), ("RD", 1e-9)):
+        value = getattr(theirs, name.lower())
         assert np.median(np.abs(value - np.asarray(ours[name]))[inside]) < limit, name
     # voxels with zero samples are another matter: dipy replaces zeros by the smallest signal
     clean = inside & (signal > 0).all(-1)
@@ -59,7 +77,9 @@ def test_ordinary_least_squares_equals_numpy():
     scan = ring_scan(sigma=30)
     acq = scan.acquisition
     maps = dm.fit(scan.with_mask(np.ones(scan.shape)), "dti", method="ols")
-    x = np.linalg.lstsq(DTI().design(acq).numpy(), np.log(scan.signal.reshape(-1, len(acq))).T, rcond=None)[0]
+    x = np.linalg.lstsq(
+        DTI().design(acq).numpy(), np.log(scan.signal.reshape(-1, len(acq))).T, rcond=None
+    )[0]
     np.testing.assert_allclose(np.asarray(maps["tensor"]).reshape(-1, 6).T, x[:6] * 1e-3, atol=2e-8)
 
 
@@ -71,7 +91,9 @@ def test_weighted_passes_equal_a_plain_loop_over_voxels():
     signal[::11, 3] = np.nan
     signal[::13, 8] = -4
     design = DTI().design(scan.acquisition).numpy()
-    fit = WeightedLeastSquares(torch.tensor(design), 3, device=torch.device("cpu"), dtype=torch.float64).fit(torch.tensor(signal))
+    fit = WeightedLeastSquares(
+        torch.tensor(design), 3, device=torch.device("cpu"), dtype=torch.float64
+    ).fit(torch.tensor(signal))
     for k, s in enumerate(signal):
         ok = np.isfinite(s) & (s > 0)
         a, y = design[ok], np.log(s[ok])
@@ -88,7 +110,9 @@ def test_float32_is_as_good_as_float64():
     signal = torch.tensor(ring_scan(sigma=40).signal.reshape(-1, 14))
     design = DTI().design(protocol())
     fits = [
-        WeightedLeastSquares(design, 1, device=torch.device("cpu"), dtype=t).fit(signal.to(t)).parameters[:6]
+        WeightedLeastSquares(design, 1, device=torch.device("cpu"), dtype=t)
+        .fit(signal.to(t))
+        .parameters[:6]
         for t in (torch.float32, torch.float64)
     ]
     assert (fits[0] - fits[1]).abs().max() < 2e-6  # um2/ms
@@ -99,7 +123,9 @@ def test_any_scale_of_the_signal_gives_the_same_maps():
     mask = np.ones(scan.shape)
     reference = dm.fit(scan.with_mask(mask), "dti")
     for scale in (1e-6, 1e6):
-        maps = dm.fit(Scan(scan.signal * np.float32(scale), scan.affine, scan.acquisition, mask), "dti")
+        maps = dm.fit(
+            Scan(scan.signal * np.float32(scale), scan.affine, scan.acquisition, mask), "dti"
+        )
         np.testing.assert_allclose(maps["FA"], reference["FA"], atol=2e-5)
 
 
@@ -123,7 +149,9 @@ def test_unusable_voxels_are_left_out_and_counted():
 
 def test_negative_eigenvalues_never_give_impossible_maps():
     acq = protocol()
-    tensors = np.array([np.diag([1e-3, 1e-3, -0.5e-3]), np.diag([-1e-3, -1e-3, -1e-3]), np.zeros((3, 3))])
+    tensors = np.array(
+        [np.diag([1e-3, 1e-3, -0.5e-3]), np.diag([-1e-3, -1e-3, -1e-3]), np.zeros((3, 3))]
+    )
     signal = tensor_signal(acq, tensors)[:, None, None].astype(np.float32)
     maps = dm.fit(Scan(signal, np.eye(4), acq, np.ones((3, 1, 1))), "dti")
     fa, rd = np.asarray(maps["FA"]), np.asarray(maps["RD"])
@@ -156,7 +184,13 @@ def test_a_single_b0_anywhere_works(first):
     [
         (protocol({1000.0: 5}), "6 distinct directions .there are 5."),
         (protocol({1000.0: 6}, b0=0), "7 volumes .there are 6."),
-        (Acquisition([0, *[1000.0] * 8], [[0, 0, 0], *[[np.cos(t), np.sin(t), 0] for t in np.arange(8) / 3]]), "degenerate"),
+        (
+            Acquisition(
+                [0, *[1000.0] * 8],
+                [[0, 0, 0], *[[np.cos(t), np.sin(t), 0] for t in np.arange(8) / 3]],
+            ),
+            "degenerate",
+        ),
     ],
 )
 def test_an_insufficient_acquisition_is_refused_by_name(acq, words):
@@ -203,7 +237,9 @@ def test_every_model_keeps_the_contract(model):
         assert metric.low - 1e-6 <= data.min()
         assert data.max() <= metric.high + 1e-6
         if metric.kind == "scalar":
-            np.testing.assert_allclose(data, again[metric.name], atol=2e-5 * (metric.high - metric.low))
+            np.testing.assert_allclose(
+                data, again[metric.name], atol=2e-5 * (metric.high - metric.low)
+            )
     turned_back = np.asarray(again["V1"]) @ turn
     assert np.median(angle_deg(turned_back, np.asarray(maps["V1"]))) < 0.05
     p = torch.zeros(7, 1)

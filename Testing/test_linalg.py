@@ -28,7 +28,12 @@ def test_singular_systems_are_marked():
 def test_eigenvalues_and_first_vector_equal_lapack():
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(20000, 3, 3, generator=generator)
-    special = [torch.eye(3), torch.diag(torch.tensor([2.0, 2, 0.3])), torch.diag(torch.tensor([0.3, 2.0, 0.3])), torch.zeros(3, 3)]
+    special = [
+        torch.eye(3),
+        torch.diag(torch.tensor([2.0, 2, 0.3])),
+        torch.diag(torch.tensor([0.3, 2.0, 0.3])),
+        torch.zeros(3, 3),
+    ]
     a = torch.cat([(a + a.mT) / 2, torch.stack(special)])
     packed = torch.stack([a[:, 0, 0], a[:, 1, 1], a[:, 2, 2], a[:, 0, 1], a[:, 0, 2], a[:, 1, 2]])
     values, vector = eigh3(packed)

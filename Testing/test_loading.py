@@ -15,8 +15,12 @@ from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.io import nifti
 from DMRIMicroLib.io.gradients import fsl_to_ras, ras_to_fsl
 
-AFFINES = {"negative": RING_AFFINE, "positive": RING_AFFINE @ np.diag([-1, 1, 1, 1]), "oblique": OBLIQUE,
-           "sagittal": RING_AFFINE[:, [1, 2, 0, 3]]}  # fmt: skip
+AFFINES = {
+    "negative": RING_AFFINE,
+    "positive": RING_AFFINE @ np.diag([-1, 1, 1, 1]),
+    "oblique": OBLIQUE,
+    "sagittal": RING_AFFINE[:, [1, 2, 0, 3]],
+}
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
@@ -54,7 +58,9 @@ def test_flipping_the_storage_order_changes_nothing_in_the_world(tmp_path):
     np.testing.assert_allclose(a.acquisition.bvecs, b.acquisition.bvecs, atol=1e-6)
 
 
-def write_nrrd(path: Path, scan, *, space: str, frame: np.ndarray, first: bool, detached: bool = False) -> None:
+def write_nrrd(
+    path: Path, scan, *, space: str, frame: np.ndarray, first: bool, detached: bool = False
+) -> None:
     """A DWI NRRD in the given space, gradients seen through a measurement frame."""
     signs = {"right-anterior-superior": [1, 1, 1], "left-posterior-superior": [-1, -1, 1]}[space]
     acq, lps = scan.acquisition, np.diag(signs)
@@ -93,8 +99,9 @@ def test_nrrd_gives_the_same_scan(tmp_path, space, first, affine):
 
 
 def test_nrrd_without_b_value_is_refused(tmp_path):
-    nrrd.write(str(tmp_path / "x.nrrd"), np.zeros((3, 3, 3, 8), np.float32),
-               {"space": "left-posterior-superior", "space directions": np.vstack([np.eye(3), np.full(3, np.nan)])})  # fmt: skip
+    axes = np.vstack([np.eye(3), np.full(3, np.nan)])
+    header = {"space": "left-posterior-superior", "space directions": axes}
+    nrrd.write(str(tmp_path / "x.nrrd"), np.zeros((3, 3, 3, 8), np.float32), header)
     with pytest.raises(InputError, match="DWMRI_b-value is missing"):
         dm.load(tmp_path / "x.nrrd")
 
@@ -125,7 +132,9 @@ def test_exclude_leaves_volumes_out(scan_files):
     table = np.loadtxt(scan_files.with_name("dwi.bvec"))
     table[:, 13] = 0  # a scanner's trace image
     np.savetxt(scan_files.with_name("dwi.bvec"), table)
-    with pytest.raises(InputError, match=r"dwi.bvec: b-vector of volume 13 is zero at b = 1000.*--exclude 13"):
+    with pytest.raises(
+        InputError, match=r"dwi.bvec: b-vector of volume 13 is zero at b = 1000.*--exclude 13"
+    ):
         dm.load(scan_files)
     scan = dm.load(scan_files, exclude=[13])
     assert scan.signal.shape[3] == len(scan.acquisition) == 13
@@ -157,7 +166,9 @@ def test_no_b0_is_refused_with_a_way_out(scan_files):
     vectors = np.loadtxt(scan_files.with_name("dwi.bvec"))
     vectors[0, :2] = 1
     np.savetxt(scan_files.with_name("dwi.bvec"), vectors)
-    with pytest.raises(InputError, match=r"no b0 volume: the lowest b-value is 200.*--b0-threshold 201"):
+    with pytest.raises(
+        InputError, match=r"no b0 volume: the lowest b-value is 200.*--b0-threshold 201"
+    ):
         dm.fit(dm.load(scan_files), "dti")
     assert dm.fit(dm.load(scan_files, b0_threshold=201), "dti").mask.any()
 
@@ -191,25 +202,58 @@ def _table(change):
 
 
 BAD = {
-    "fewer b-values": (_edit("dwi.bval", "0 0 1000"), r"dwi.bval: there are 3 b-values, and 14 volumes in dwi.nii.gz"),
+    "fewer b-values": (
+        _edit("dwi.bval", "0 0 1000"),
+        r"dwi.bval: there are 3 b-values, and 14 volumes in dwi.nii.gz",
+    ),
     "fewer b-vectors": (_table(lambda t: None), None),
-    "b-value is a word": (_edit("dwi.bval", "0 0 many"), r"dwi.bval: not a table of numbers .*many"),
+    "b-value is a word": (
+        _edit("dwi.bval", "0 0 many"),
+        r"dwi.bval: not a table of numbers .*many",
+    ),
     "empty b-values": (_edit("dwi.bval", ""), r"dwi.bval: the file is empty"),
-    "ragged b-vectors": (_edit("dwi.bvec", "1 2 3\n1 2\n1 2 3"), r"dwi.bvec: its lines have different lengths .3, 2, 3"),
-    "b-vectors for b-values": (_edit("dwi.bval", "1 0\n0 1\n1 1"), r"dwi.bval: has 3 lines of 2 numbers"),
-    "not unit": (_table(lambda t: t.__setitem__((slice(None), 5), [0.3, 0, 0])), r"dwi.bvec: b-vector of volume 5 has length 0.3"),
-    "zero": (_table(lambda t: t.__setitem__((slice(None), 5), 0)), r"dwi.bvec: b-vector of volume 5 is zero at b = 1000"),
-    "NaN": (_table(lambda t: t.__setitem__((0, 5), np.nan)), r"dwi.bvec: b-vector of volume 5 is .nan"),
+    "ragged b-vectors": (
+        _edit("dwi.bvec", "1 2 3\n1 2\n1 2 3"),
+        r"dwi.bvec: its lines have different lengths .3, 2, 3",
+    ),
+    "b-vectors for b-values": (
+        _edit("dwi.bval", "1 0\n0 1\n1 1"),
+        r"dwi.bval: has 3 lines of 2 numbers",
+    ),
+    "not unit": (
+        _table(lambda t: t.__setitem__((slice(None), 5), [0.3, 0, 0])),
+        r"dwi.bvec: b-vector of volume 5 has length 0.3",
+    ),
+    "zero": (
+        _table(lambda t: t.__setitem__((slice(None), 5), 0)),
+        r"dwi.bvec: b-vector of volume 5 is zero at b = 1000",
+    ),
+    "NaN": (
+        _table(lambda t: t.__setitem__((0, 5), np.nan)),
+        r"dwi.bvec: b-vector of volume 5 is .nan",
+    ),
     "all b zero": (_edit("dwi.bval", " ".join(["0"] * 14)), r"dwi.bval: all b-values are 0"),
-    "absurd b": (_edit("dwi.bval", " ".join(["0", *["3e5"] * 13])), r"dwi.bval: highest b-value is 300000"),
-    "3-D image": (_image(np.ones((12, 14, 6), np.float32)), r"dwi.nii.gz: the image has 3 dimensions"),
+    "absurd b": (
+        _edit("dwi.bval", " ".join(["0", *["3e5"] * 13])),
+        r"dwi.bval: highest b-value is 300000",
+    ),
+    "3-D image": (
+        _image(np.ones((12, 14, 6), np.float32)),
+        r"dwi.nii.gz: the image has 3 dimensions",
+    ),
     "cut off": (_cut, r"dwi.nii.gz: (the image data cannot be read|not a readable)"),
     "not an image": (_edit("dwi.nii.gz", "hello"), r"dwi.nii.gz: not a readable NIfTI image"),
     "singular affine": (_flat, r"dwi.nii.gz: its affine is singular"),
     "all zero": (_image(np.zeros((12, 14, 6, 14), np.float32)), r"no brain was found|no voxel"),
-    "all NaN": (_image(np.full((12, 14, 6, 14), np.nan, np.float32)), r"no brain was found|no voxel"),
+    "all NaN": (
+        _image(np.full((12, 14, 6, 14), np.nan, np.float32)),
+        r"no brain was found|no voxel",
+    ),
 }
-BAD["fewer b-vectors"] = (_edit("dwi.bvec", "1 0\n0 1\n0 0"), r"dwi.bvec: there are 2 b-vectors, and 14 volumes")
+BAD["fewer b-vectors"] = (
+    _edit("dwi.bvec", "1 0\n0 1\n0 0"),
+    r"dwi.bvec: there are 2 b-vectors, and 14 volumes",
+)
 
 
 @pytest.mark.parametrize(("spoil", "words"), BAD.values(), ids=BAD)
@@ -224,7 +268,7 @@ def test_bad_input_is_named_and_writes_nothing(scan_files, tmp_path, spoil, word
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
 def test_unreadable_file_is_named(scan_files):
     scan_files.with_name("dwi.bval").chmod(0)
-    with pytest.raises(InputError, match="dwi.bval: cannot be read"):
+    with pytest.raises(InputError, match=r"dwi.bval: cannot be read"):
         dm.load(scan_files)
 
 
@@ -253,7 +297,9 @@ def test_mask_of_another_grid_is_resampled_or_refused(scan_files, tmp_path):
     nib.save(nib.Nifti1Image(np.ones(scan.shape, np.uint8), far), tmp_path / "far.nii.gz")
     with pytest.raises(InputError, match=r"far.nii.gz: the mask does not overlap"):
         dm.load(scan_files, mask=tmp_path / "far.nii.gz")
-    nib.save(nib.Nifti1Image(np.zeros(scan.shape, np.uint8), scan.affine), tmp_path / "empty.nii.gz")
+    nib.save(
+        nib.Nifti1Image(np.zeros(scan.shape, np.uint8), scan.affine), tmp_path / "empty.nii.gz"
+    )
     with pytest.raises(InputError, match=r"empty.nii.gz: the mask is empty"):
         dm.load(scan_files, mask=tmp_path / "empty.nii.gz")
 

@@ -69,9 +69,13 @@ def test_a_failure_leaves_the_earlier_result_untouched(maps, tmp_path, monkeypat
 
 
 def test_ctrl_c_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "out") as stage:
-        (stage / "half").write_text("x")
-        raise KeyboardInterrupt
+    def interrupted():
+        with staged(tmp_path / "out") as stage:
+            (stage / "half").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert not (tmp_path / "out").exists()
 
 

@@ -15,7 +15,9 @@ from phantom import angle_deg
 import DMRIMicroLib as dm
 
 WHOLE = [f for f in real_scans() if "b1k_b2k" not in f.name]
-pytestmark = pytest.mark.skipif(not REAL.exists(), reason="no folder of real scans; set DMRIMICRO_TEST_DATA")
+pytestmark = pytest.mark.skipif(
+    not REAL.exists(), reason="no folder of real scans; set DMRIMICRO_TEST_DATA"
+)
 
 SAME, KEEP = (0, 1, 2), (1, 1, 1)
 TABLES = [(SAME, flip) for flip in [KEEP, (-1, 1, 1), (1, -1, 1), (1, 1, -1)]]
@@ -62,7 +64,13 @@ def test_callosum_runs_across_and_corticospinal_tract_up(file):
     x = world(scan)
     centre = np.median(x[maps.mask], axis=0)
     r = x - centre
-    near = maps.mask & (np.abs(r[..., 0]) < 5) & (np.abs(r[..., 1]) < 50) & (r[..., 2] > -10) & (r[..., 2] < 35)
+    near = (
+        maps.mask
+        & (np.abs(r[..., 0]) < 5)
+        & (np.abs(r[..., 1]) < 50)
+        & (r[..., 2] > -10)
+        & (r[..., 2] < 35)
+    )
     volume = np.abs(np.linalg.det(scan.affine[:3, :3]))
     best = np.argsort(-np.where(near, fa, -1).ravel())[: int(1500 / volume)]
     callosum = np.median(np.abs(v1.reshape(-1, 3)[best]), axis=0)
@@ -86,7 +94,8 @@ def test_callosum_runs_across_and_corticospinal_tract_up(file):
 def test_a_head_turned_between_runs_turns_the_callosum_with_it():
     """Same person, head turned by about 20 degrees: the callosum's direction turns alike."""
     straight, turned = (
-        dm.fit(dm.load(next(f for f in WHOLE if name in f.name)), "dti") for name in ("3000_DTI_PA", "14000_DTI_PA")
+        dm.fit(dm.load(next(f for f in WHOLE if name in f.name)), "dti")
+        for name in ("3000_DTI_PA", "14000_DTI_PA")
     )
     tilt = [_callosum_axis(m) for m in (straight, turned)]
     assert angle_deg(tilt[0], np.array([1.0, 0, 0])) < 10
@@ -94,9 +103,15 @@ def test_a_head_turned_between_runs_turns_the_callosum_with_it():
 
 
 def _callosum_axis(maps):
-    """Main axis of the left-right running voxels near the midline (first eigenvector of mean vv')."""
+    """Main axis of left-right running voxels near the midline: first eigenvector of mean vv'."""
     fa, v1 = np.asarray(maps["FA"]), np.asarray(maps["V1"]).astype(float)
     x = np.moveaxis(np.indices(fa.shape), 0, -1) @ maps.affine[:3, :3].T + maps.affine[:3, 3]
     r = x - np.median(x[maps.mask], axis=0)
-    near = maps.mask & (fa > 0.5) & (np.abs(v1[..., 0]) > 0.7) & (np.abs(r[..., 0]) < 8) & (np.abs(r[..., 2]) < 30)
+    near = (
+        maps.mask
+        & (fa > 0.5)
+        & (np.abs(v1[..., 0]) > 0.7)
+        & (np.abs(r[..., 0]) < 8)
+        & (np.abs(r[..., 2]) < 30)
+    )
     return np.linalg.eigh(np.einsum("ni,nj->ij", v1[near], v1[near]))[1][:, -1]

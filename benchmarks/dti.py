@@ -29,11 +29,13 @@ ROUNDS, ROUND_S = 5, 1.0
 def clock() -> np.ndarray:
     """Wall seconds, and CPU seconds of this process (all threads) and its ended children."""
     t = os.times()
-    return np.array([time.perf_counter(), time.process_time() + t.children_user + t.children_system])
+    return np.array(
+        [time.perf_counter(), time.process_time() + t.children_user + t.children_system]
+    )
 
 
 def timed(work) -> tuple[float, float]:
-    """Wall and CPU seconds of one call: the best of some rounds, each long enough for the clocks."""
+    """Wall and CPU seconds of a call: the best of some rounds, each long enough for the clocks."""
     work()
     start = clock()
     work()
@@ -48,59 +50,87 @@ def timed(work) -> tuple[float, float]:
     return float(wall), float(cpu)
 
 
+SCANS = {
+    "b<=1000": (1000.0, 1),
+    "all": (1e5, 1),
+    "brain-sized b<=1000": (1000.0, 16),
+    "brain-sized all": (1e5, 16),
+}
+"""Highest b and number of copies of the two real slices."""
+
+
 def peers(threads: int) -> dict:
-    """Time every program in this process, which runs with that many threads."""
+    """Time every program on every scan, in this process, which runs with that many threads."""
     import torch
-    from dipy.core.gradients import gradient_table
-    from dipy.reconst.dti import TensorModel
-    from phantom import angle_deg
 
     import DMRIMicroLib as dm
-    from DMRIMicroLib.fitting.linear import WeightedLeastSquares
     from DMRIMicroLib.io.example import fetch
-    from DMRIMicroLib.models import DTI
 
     torch.set_num_threads(threads)
     image, mask = fetch()
     rows = {}
-    for label, b_max, copies in (("b<=1000", 1000.0, 1), ("all", 1e5, 1), ("brain-sized b<=1000", 1000.0, 16), ("brain-sized all", 1e5, 16)):  # fmt: skip
+    for label, (b_max, copies) in SCANS.items():
         scan = dm.load(image, mask=mask)
         scan = repeated(scan.select(np.flatnonzero(scan.acquisition.bvals <= b_max)), copies)
-        acq, inside, signal = scan.acquisition, scan.mask, scan.signal
-        n = int(inside.sum())
-        table = gradient_table(acq.bvals, bvecs=acq.bvecs, b0_threshold=50)
-        theirs = {}
-
-        def by_dipy():
-            fit = TensorModel(table, fit_method="WLS").fit(signal, mask=inside)
-            theirs.update(FA=fit.fa, MD=fit.md, AD=fit.ad, RD=fit.rd, V1=fit.evecs[..., 0])
-
-        ours = {}
-
-        def by_us():
-            ours["maps"] = dm.fit(scan, "dti", b_max=b_max, device="cpu")
-
-        voxels = torch.from_numpy(scan.voxels(inside))
-        model = DTI()
-        design = model.design(acq)
-
-        def kernel(passes):
-            def work():
-                solver = WeightedLeastSquares(design, passes, device=torch.device("cpu"), dtype=torch.float32)
-                for batch in voxels.split(32768):
-                    model.derive(solver.fit(batch).parameters)
-
-            return work
-
-        works = {"dipy WLS, FA MD AD RD V1": by_dipy, "DMRIMicro fit(), FA MD AD RD V1 tensor": by_us,
-                 "DMRIMicro solver and metrics": kernel(1), "DMRIMicro solver and metrics, 2 passes": kernel(2)}  # fmt: skip
-        row = {}
-        for name, work in works.items():
-            wall, cpu = timed(work)
-            row[name] = {"voxels_per_cpu_s": round(n / cpu), "voxels_per_s": round(n / wall)}
-        row |= by_mrtrix(scan, threads)
-        rows[label] = {"volumes": len(acq), "voxels": n, "speed": row, "agreement": agree(theirs, ours["maps"], signal, angle_deg)}
+        rows[label] = compare(scan, threads)
     return rows
+
+
+def compare(scan, threads: int) -> dict:
+    """Speed of every program on one scan, and how far our maps are from dipy's."""
+    import DMRIMicroLib as dm
+
+    n, theirs, ours = int(scan.mask.sum()), {}, {}
+
+    def by_us() -> None:
+        ours["maps"] = dm.fit(scan, "dti", b_max=1e5, device="cpu")
+
+    works = {
+        "dipy WLS, FA MD AD RD V1": lambda: theirs.update(by_dipy(scan)),
+        "DMRIMicro fit(), FA MD AD RD V1 tensor": by_us,
+        "DMRIMicro solver and metrics": solver(scan, 1),
+        "DMRIMicro solver and metrics, 2 passes": solver(scan, 2),
+    }
+    speed = {}
+    for name, work in works.items():
+        wall, cpu = timed(work)
+        speed[name] = {"voxels_per_cpu_s": round(n / cpu), "voxels_per_s": round(n / wall)}
+    dipy = speed["dipy WLS, FA MD AD RD V1"]["voxels_per_cpu_s"]
+    speed |= by_mrtrix(scan, threads)
+    for row in speed.values():
+        row["times_dipy_per_cpu_s"] = round(row["voxels_per_cpu_s"] / dipy, 1)
+    agreement = agree(theirs, ours["maps"], scan.signal)
+    volumes = len(scan.acquisition)
+    return {"volumes": volumes, "voxels": n, "speed": speed, "agreement": agreement}
+
+
+def by_dipy(scan) -> dict:
+    """Fit with dipy."""
+    from dipy.core.gradients import gradient_table
+    from dipy.reconst.dti import TensorModel
+
+    acq = scan.acquisition
+    table = gradient_table(acq.bvals, bvecs=acq.bvecs, b0_threshold=50)
+    fit = TensorModel(table, fit_method="WLS").fit(scan.signal, mask=scan.mask)
+    return {"FA": fit.fa, "MD": fit.md, "AD": fit.ad, "RD": fit.rd, "V1": fit.evecs[..., 0]}
+
+
+def solver(scan, passes: int):
+    """Our solver and metrics alone, on voxels already gathered, without maps on a grid."""
+    import torch
+
+    from DMRIMicroLib.fitting.linear import WeightedLeastSquares
+    from DMRIMicroLib.models import DTI
+
+    voxels, model = torch.from_numpy(scan.voxels(scan.mask)), DTI()
+    design, cpu = model.design(scan.acquisition), torch.device("cpu")
+
+    def work() -> None:
+        wls = WeightedLeastSquares(design, passes, device=cpu, dtype=torch.float32)
+        for batch in voxels.split(32768):
+            model.derive(wls.fit(batch).parameters)
+
+    return work
 
 
 def repeated(scan, copies: int):
@@ -119,23 +149,38 @@ def by_mrtrix(scan, threads: int) -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         image = nifti.save(scan, Path(folder) / "dwi.nii")
-        command = ["dwi2tensor", str(image), f"{folder}/dt.mif", "-mask", f"{folder}/dwi_mask.nii.gz", "-force", "-quiet",
-                   "-fslgrad", f"{folder}/dwi.bvec", f"{folder}/dwi.bval", "-nthreads", str(threads if threads > 1 else 0)]  # fmt: skip
+        command = ["dwi2tensor", str(image), f"{folder}/dt.mif", "-force", "-quiet"]
+        command += ["-fslgrad", f"{folder}/dwi.bvec", f"{folder}/dwi.bval"]
+        command += ["-mask", f"{folder}/dwi_mask.nii.gz"]
+        command += ["-nthreads", str(threads if threads > 1 else 0)]
         wall, cpu = timed(lambda: subprocess.run(command, check=True))
-        version = subprocess.run(["dwi2tensor", "-version"], capture_output=True, text=True).stdout.split("\n")[0]
+        version = subprocess.run(
+            ["dwi2tensor", "-version"], capture_output=True, text=True
+        ).stdout.split("\n")[0]
     n = int(scan.mask.sum())
     name = "MRtrix3 dwi2tensor, tensor only, 2 passes"
-    return {name: {"voxels_per_cpu_s": round(n / cpu), "voxels_per_s": round(n / wall), "version": version.strip("= ")}}
+    return {
+        name: {
+            "voxels_per_cpu_s": round(n / cpu),
+            "voxels_per_s": round(n / wall),
+            "version": version.strip("= "),
+        }
+    }
 
 
-def agree(theirs: dict, maps, signal: np.ndarray, angle_deg) -> dict:
-    """Differences from dipy over the fitted voxels, and over those whose samples are all positive."""
+def agree(theirs: dict, maps, signal: np.ndarray) -> dict:
+    """Differences from dipy, over all fitted voxels and where all samples are positive."""
+    from phantom import angle_deg
+
     inside = maps.mask
     clean = inside & (signal > 0).all(-1)
     out = {"voxels": int(inside.sum()), "voxels_all_samples_positive": int(clean.sum())}
     for name in ("FA", "MD", "AD", "RD"):
         difference = np.abs(theirs[name] - np.asarray(maps[name]))
-        out[name] = {"median": float(np.median(difference[inside])), "p99_clean": float(np.percentile(difference[clean], 99))}
+        out[name] = {
+            "median": float(np.median(difference[inside])),
+            "p99_clean": float(np.percentile(difference[clean], 99)),
+        }
     fibre = inside & (theirs["FA"] > 0.2)
     angle = angle_deg(theirs["V1"], np.asarray(maps["V1"]))
     out["V1_deg_FA>0.2"] = {
@@ -148,7 +193,7 @@ def agree(theirs: dict, maps, signal: np.ndarray, angle_deg) -> dict:
 
 
 def large(folder: Path) -> dict:
-    """Fit a simulated scan of the largest size that we promise, from disk, every voxel in the mask."""
+    """Fit a simulated scan of the largest promised size from disk, every voxel in the mask."""
     import nibabel as nib
     from phantom import protocol
 
@@ -172,7 +217,9 @@ def large(folder: Path) -> dict:
     np.savetxt(folder / "large.bvec", acq.bvecs.T)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = clock()
-    maps = dm.fit(dm.load(image).with_mask(np.ones(LARGE[:3], bool)), "dti", b_max=1e5, device="cpu")
+    maps = dm.fit(
+        dm.load(image).with_mask(np.ones(LARGE[:3], bool)), "dti", b_max=1e5, device="cpu"
+    )
     wall, cpu = clock() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     signal = int(np.prod(LARGE)) * 4
@@ -190,10 +237,17 @@ def large(folder: Path) -> dict:
 
 def child(part: str, threads: int = 2) -> dict:
     """Run a part in a process of its own, so that threads and peak memory are its own."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parent / "Testing")])}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parent / "Testing")]),
+    }
     env |= {k: str(threads) for k in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     command = [sys.executable, __file__, "--part", part, "--threads", str(threads)]
-    return json.loads(subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(
+            command, env=env, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout.splitlines()[-1]
+    )
 
 
 def main() -> None:
@@ -212,8 +266,16 @@ def main() -> None:
         import torch
 
         result = {
-            "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "dipy": dipy.__version__},
+            "machine": {
+                "cpu": platform.processor() or platform.machine(),
+                "cores": os.cpu_count(),
+                "load": os.getloadavg()[0],
+            },
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "dipy": dipy.__version__,
+            },
             "threads_1": child("peers", 1),
             "threads_2": child("peers", 2),
         }

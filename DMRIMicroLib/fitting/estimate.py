@@ -123,7 +123,9 @@ def fit(
     for k, (model, volumes) in enumerate(zip(chosen, used, strict=True)):
         step = _Step(report, cancelled, k / len(chosen), 1 / len(chosen), f"Fitting {model.title}")
         derived, good, counts = _fit_linear(model, signal, volumes, kept[k], options, device, step)
-        maps = _to_maps(model, derived, good & usable, scan, options, device, volumes, counts, fingerprint)
+        maps = _to_maps(
+            model, derived, good & usable, scan, options, device, volumes, counts, fingerprint
+        )
         result = maps if result is None else result.merged(maps)
     assert result is not None
     report(1.0, "Done")
@@ -139,7 +141,8 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"device {str(device)!r} cannot be used ({str(error).splitlines()[0]})", "Choose cpu, or auto."
+            f"device {str(device)!r} cannot be used ({str(error).splitlines()[0]})",
+            "Choose cpu, or auto.",
         ) from error
     return chosen
 
@@ -150,7 +153,9 @@ def select_volumes(model: Model, acquisition: Acquisition, b_max: float | None) 
         return model.volumes(acquisition)
     low = [v for v, b in enumerate(acquisition.bvals) if b <= b_max]
     if not low:
-        raise InputError(f"no volume has b <= {b_max:g}", f"This scan has {acquisition.describe()}.")
+        raise InputError(
+            f"no volume has b <= {b_max:g}", f"This scan has {acquisition.describe()}."
+        )
     return low
 
 
@@ -185,7 +190,9 @@ def _fit_linear(
     passes = options.iterations if options.method == "wls" else 0
     solver = WeightedLeastSquares(design, passes, device=device, dtype=signal.dtype)
     n = len(signal)
-    size = min(BATCH_VOXELS[device.type], max(1024, BATCH_BYTES // (signal.element_size() * len(volumes))))
+    size = min(
+        BATCH_VOXELS[device.type], max(1024, BATCH_BYTES // (signal.element_size() * len(volumes)))
+    )
     if device.type == "cpu":  # a batch for every thread, if there is enough to share
         size = min(size, max(4096, -(-n // torch.get_num_threads())))
     every = len(volumes) == signal.shape[1]
@@ -212,7 +219,9 @@ def _fit_linear(
     return out, good, counts
 
 
-def _in_threads(work: Callable[[int], int], starts: Sequence[int], device: torch.device) -> Iterator[int]:
+def _in_threads(
+    work: Callable[[int], int], starts: Sequence[int], device: torch.device
+) -> Iterator[int]:
     """Run batches side by side on the CPU's threads, each on one thread; yield them in order.
 
     One thread a batch, because the operations inside are too small to share: with another
@@ -259,7 +268,9 @@ def _to_maps(
         data = np.zeros((metric.channels, *scan.shape), dtype=np.float32)
         for channel, row in zip(data, value.numpy(), strict=True):
             channel.ravel()[index] = row
-        maps[metric.name] = Map(metric, model.name, data[0] if metric.kind == "scalar" else np.moveaxis(data, 0, -1))
+        maps[metric.name] = Map(
+            metric, model.name, data[0] if metric.kind == "scalar" else np.moveaxis(data, 0, -1)
+        )
     provenance = _provenance(scan, options, device, volumes, fingerprint)
     provenance["voxels"] = {"fitted": int(good.sum()), "left_out": int((~good).sum()), **counts}
     return MapSet(maps, scan.affine, fitted, {model.name: provenance})

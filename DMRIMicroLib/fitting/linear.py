@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..physics.linalg import cholesky_solve, packed_index
 
-
 BLOCK_BYTES = {"cpu": 2**19, "cuda": 2**28}
 """Samples worked on at a time [bytes]: on a CPU, what stays in its second-level cache."""
+
 
 @dataclass(frozen=True)
 class LinearFit:
@@ -50,10 +50,14 @@ class WeightedLeastSquares:
         Of the signals to come.
     """
 
-    def __init__(self, design: Tensor, iterations: int = 1, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, design: Tensor, iterations: int = 1, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.iterations = iterations
-        self.block = max(64, BLOCK_BYTES[torch.device(device).type] // (dtype.itemsize * len(design)))
-        # unit columns keep the normal equations well conditioned in float32, whatever the powers of b
+        self.block = max(
+            64, BLOCK_BYTES[torch.device(device).type] // (dtype.itemsize * len(design))
+        )
+        # unit columns keep the normal equations well conditioned, whatever the powers of b
         norm = design.norm(dim=0).clamp(min=1e-12)
         scaled = design / norm
         rows, columns = packed_index(design.shape[1])
@@ -71,7 +75,9 @@ class WeightedLeastSquares:
         weight; a voxel that they leave underdetermined is marked, never guessed.
         """
         x, good = self._solve(signal.log(), None)
-        usable = torch.full((len(signal),), signal.shape[1], dtype=torch.int32, device=signal.device)
+        usable = torch.full(
+            (len(signal),), signal.shape[1], dtype=torch.int32, device=signal.device
+        )
         # the logarithm of an unusable sample makes every parameter of its voxel NaN or infinite
         gaps = (~torch.isfinite(x.sum(0))).nonzero().squeeze(1)
         if len(gaps):
@@ -82,7 +88,7 @@ class WeightedLeastSquares:
         return LinearFit(x * self.unscale, good, usable)
 
     def _solve(self, logs: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Solve ln S (n, m) for the scaled parameters (p, n); `valid` (n, m) marks the samples to use."""
+        """Solve ln S (n, m) for scaled parameters (p, n); `valid` (n, m) marks usable samples."""
         good = torch.ones(len(logs), dtype=torch.bool, device=logs.device)
         if valid is None:
             x = self.inverse @ logs.T

@@ -26,20 +26,26 @@ def load(folder: Path) -> Gradients:
     with tempfile.TemporaryDirectory(prefix="dmrimicro-") as temporary:
         command = [program, "-z", "n", "-b", "y", "-f", "%s_%d", "-o", temporary, str(folder)]
         try:
-            run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+            run = subprocess.run(
+                command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise InputError(f"dcm2niix failed ({error})", "Convert it by hand and give the NIfTI.", file=folder) from error
+            raise InputError(
+                f"dcm2niix failed ({error})", "Convert it by hand and give the NIfTI.", file=folder
+            ) from error
         images = sorted(f for f in Path(temporary).glob("*.nii") if f.with_suffix(".bval").exists())
         if not images:
             said = (run.stdout + run.stderr).strip().splitlines()
             raise InputError(
-                f"no diffusion series was found in it (dcm2niix: {said[-1] if said else 'no output'})",
+                "no diffusion series was found in it "
+                f"(dcm2niix: {said[-1] if said else 'no output'})",
                 "Give the folder of one diffusion series.",
                 file=folder,
             )
         if len(images) > 1:
             raise InputError(
-                f"there are {len(images)} diffusion series in it: {', '.join(f.stem for f in images)}",
+                f"there are {len(images)} diffusion series in it: "
+                f"{', '.join(f.stem for f in images)}",
                 "Give the folder of one series, or convert with dcm2niix and give one NIfTI.",
                 file=folder,
             )
@@ -64,7 +70,9 @@ def find_dcm2niix() -> str:
     except (ImportError, AttributeError):
         if found := shutil.which("dcm2niix"):
             return found
-    raise InputError("reading DICOM needs dcm2niix, which is not installed", "Install it: pip install dcm2niix.")
+    raise InputError(
+        "reading DICOM needs dcm2niix, which is not installed", "Install it: pip install dcm2niix."
+    )
 
 
 def _version(program: str) -> str:

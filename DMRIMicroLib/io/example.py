@@ -59,7 +59,10 @@ def cache_folder() -> Path:
 def _download(folder: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-q"]
     run = subprocess.run(
-        [*pip, "--retries", "1", "-d", str(folder), "mdt==1.2.7"], capture_output=True, text=True, check=False
+        [*pip, "--retries", "1", "-d", str(folder), "mdt==1.2.7"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     wheel = folder / WHEEL
     if run.returncode or not wheel.exists():
@@ -67,11 +70,14 @@ def _download(folder: Path) -> Path:
         raise InputError(
             "the example scan could not be downloaded from PyPI (package mdt 1.2.7, 17 MB)"
             + (f": {said[-1]}" if said else ""),
-            "Connect to the network once; it is kept afterwards. Or fit a scan of your own: dmrimicro fit --help.",
+            "Connect to the network once; it is kept afterwards. "
+            "Or fit a scan of your own: dmrimicro fit --help.",
         )
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != WHEEL_SHA256:
         raise InputError(
-            f"the download has sha256 {found}, expected {WHEEL_SHA256}", "Do not use it; try another network.", file=wheel
+            f"the download has sha256 {found}, expected {WHEEL_SHA256}",
+            "Do not use it; try another network.",
+            file=wheel,
         )
     return wheel

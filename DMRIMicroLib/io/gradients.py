@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..acquisition import Acquisition, check_bvals, check_bvecs, to_s_per_mm2
+from ..acquisition import Acquisition
 from ..errors import InputError
+from ..table import check_bvals, check_bvecs, to_s_per_mm2
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,9 @@ class Gradients:
     keep: NDArray[np.intp] | None = None
     notes: tuple[str, ...] = field(default=())
 
-    def acquisition(self, b0_threshold: float, **timing: float | None) -> tuple[Acquisition, tuple[str, ...]]:
+    def acquisition(
+        self, b0_threshold: float, **timing: float | None
+    ) -> tuple[Acquisition, tuple[str, ...]]:
         """Check the table and say what had to be interpreted."""
         shape = tuple(self.signal.shape)
         if len(shape) != 4:
@@ -55,13 +58,15 @@ class Gradients:
             )
         if len(self.bvals) != shape[3]:
             raise InputError(
-                f"there are {len(self.bvals)} b-values, and {shape[3]} volumes in {self.source.name}",
+                f"there are {len(self.bvals)} b-values, "
+                f"and {shape[3]} volumes in {self.source.name}",
                 "Check that the files belong together; name the right one with --bval.",
                 file=self.bval_file,
             )
         if len(self.bvecs) != shape[3]:
             raise InputError(
-                f"there are {len(self.bvecs)} b-vectors, and {shape[3]} volumes in {self.source.name}",
+                f"there are {len(self.bvecs)} b-vectors, "
+                f"and {shape[3]} volumes in {self.source.name}",
                 "Check that the files belong together; name the right one with --bvec.",
                 file=self.bvec_file,
             )
@@ -71,13 +76,17 @@ class Gradients:
         bvecs = check_bvecs(self.bvecs[keep], bvals, b0_threshold=b0_threshold, file=self.bvec_file)
         notes = self.notes + ((note,) if note else ())
         if self.keep is not None and len(self.keep) < shape[3]:
-            notes += (f"{shape[3] - len(self.keep)} of {shape[3]} volumes were excluded on request",)
+            notes += (
+                f"{shape[3] - len(self.keep)} of {shape[3]} volumes were excluded on request",
+            )
         return Acquisition(bvals, bvecs, b0_threshold=b0_threshold, **timing), notes
 
     def kept_signal(self) -> NDArray:
         """Read the volumes to keep into memory."""
         assert self.keep is not None
-        return np.stack([np.asarray(self.signal[..., int(v)], dtype=np.float32) for v in self.keep], axis=-1)
+        return np.stack(
+            [np.asarray(self.signal[..., int(v)], dtype=np.float32) for v in self.keep], axis=-1
+        )
 
 
 def read_numbers(file: Path) -> NDArray[np.float64]:
@@ -85,14 +94,20 @@ def read_numbers(file: Path) -> NDArray[np.float64]:
     try:
         lines = file.read_text(encoding="utf-8-sig").replace(",", " ").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", "Check the file and its permissions.", file=file) from error
+        raise InputError(
+            f"cannot be read ({error})", "Check the file and its permissions.", file=file
+        ) from error
     rows = [line.split() for line in lines if line.strip()]
     if not rows:
-        raise InputError("the file is empty", "Give the table that was made with this image.", file=file)
+        raise InputError(
+            "the file is empty", "Give the table that was made with this image.", file=file
+        )
     try:
         table = [[float(x) for x in row] for row in rows]
     except ValueError as error:
-        raise InputError(f"not a table of numbers ({error})", "Give plain text numbers.", file=file) from error
+        raise InputError(
+            f"not a table of numbers ({error})", "Give plain text numbers.", file=file
+        ) from error
     if len({len(row) for row in table}) != 1:
         raise InputError(
             f"its lines have different lengths ({', '.join(str(len(r)) for r in table[:6])})",
@@ -107,7 +122,8 @@ def read_bval(file: Path) -> NDArray[np.float64]:
     table = read_numbers(file)
     if 1 not in table.shape:
         raise InputError(
-            f"has {table.shape[0]} lines of {table.shape[1]} numbers, expected one row or one column of b-values",
+            f"has {table.shape[0]} lines of {table.shape[1]} numbers, "
+            "expected one row or one column of b-values",
             "Perhaps this is the b-vector file.",
             file=file,
         )

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..acquisition import B0_THRESHOLD
 from ..errors import InputError
 from ..masking import onto_grid
 from ..scan import Scan
+from ..table import B0_THRESHOLD
 from . import dicom, nifti, nrrd
 from .gradients import Gradients
 
@@ -86,10 +86,12 @@ def _assemble(
     Delta: float | None,
     TE: float | None,
 ) -> Scan:
-    """Leave out the excluded volumes before anything is checked, so that a bad one can be excluded."""
+    """Exclude volumes before anything is checked, so that a bad one can be left out."""
     count = image.signal.shape[3] if len(image.signal.shape) == 4 else len(image.bvals)
     if wrong := [v for v in exclude if not 0 <= v < count]:
-        raise InputError(f"volume {wrong[0]} cannot be excluded: there are {count}", "Volumes count from 0.")
+        raise InputError(
+            f"volume {wrong[0]} cannot be excluded: there are {count}", "Volumes count from 0."
+        )
     keep = np.setdiff1d(np.arange(count), np.array(exclude, dtype=int))
     if len(image.bvals) == count:
         image = replace(image, keep=keep)
@@ -104,5 +106,7 @@ def _assemble(
     )
     lowest = float(acquisition.bvals.min())
     if 0 < lowest <= b0_threshold:
-        whole = whole.with_notes(f"the lowest b-value is {lowest:g} s/mm2: these volumes serve as b0, with their true b")
+        whole = whole.with_notes(
+            f"the lowest b-value is {lowest:g} s/mm2: these volumes serve as b0, with their true b"
+        )
     return whole

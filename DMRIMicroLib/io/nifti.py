@@ -55,7 +55,10 @@ def save(scan: Scan, path: str | Path) -> Path:
         np.savetxt(stage / f"{base}.bval", acq.bvals[None], fmt="%.10g")
         np.savetxt(stage / f"{base}.bvec", ras_to_fsl(acq.bvecs, scan.affine).T, fmt="%.17g")
         if scan.mask is not None:
-            nib.save(nib.Nifti1Image(scan.mask.astype(np.uint8), scan.affine), stage / f"{base}_mask.nii.gz")
+            nib.save(
+                nib.Nifti1Image(scan.mask.astype(np.uint8), scan.affine),
+                stage / f"{base}_mask.nii.gz",
+            )
     return path
 
 
@@ -72,7 +75,9 @@ def read_volume(path: str | Path) -> tuple[NDArray, NDArray[np.float64]]:
     try:
         return np.asarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"cannot be read ({error})", "Copy or make the file again.", file=path) from error
+        raise InputError(
+            f"cannot be read ({error})", "Copy or make the file again.", file=path
+        ) from error
 
 
 def open_image(path: Path) -> nib.Nifti1Image:
@@ -83,12 +88,16 @@ def open_image(path: Path) -> nib.Nifti1Image:
     except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
         reason = str(error).replace(str(path), path.name).strip(" .")
         raise InputError(
-            f"not a readable NIfTI image ({reason})", "Check the file, or convert it again.", file=path
+            f"not a readable NIfTI image ({reason})",
+            "Check the file, or convert it again.",
+            file=path,
         ) from error
     if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
         raise InputError(f"is {type(image).__name__}, not NIfTI", "Convert it to NIfTI.", file=path)
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
-        raise InputError("its affine is singular or not finite", "Repair the header (sform/qform).", file=path)
+        raise InputError(
+            "its affine is singular or not finite", "Repair the header (sform/qform).", file=path
+        )
     return image
 
 
@@ -111,5 +120,7 @@ def _beside(path: Path, endings: tuple[str, ...], option: str) -> Path:
         return only[0]
     found = "there are several in the folder" if only else "there is none in the folder"
     raise InputError(
-        f"no {stem(path)}{endings[0]} lies beside it ({found})", f"Name the file with {option}.", file=path
+        f"no {stem(path)}{endings[0]} lies beside it ({found})",
+        f"Name the file with {option}.",
+        file=path,
     )

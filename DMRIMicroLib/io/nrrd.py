@@ -72,7 +72,9 @@ def _read(path: Path) -> tuple[NDArray, dict[str, Any]]:
     try:
         data, header = nrrd.read(str(path), index_order="F")
     except (OSError, EOFError, ValueError, nrrd.NRRDError) as error:
-        raise InputError(f"not a readable NRRD image ({error})", "Copy or convert it again.", file=path) from error
+        raise InputError(
+            f"not a readable NRRD image ({error})", "Copy or convert it again.", file=path
+        ) from error
     return data, dict(header)
 
 
@@ -89,34 +91,46 @@ def _geometry(
             file=path,
         )
     signs = np.array(TO_RAS[space], dtype=np.float64)
-    rows = [None if v is None or np.isnan(v).any() else np.asarray(v, dtype=np.float64) for v in vectors]
+    rows = [
+        None if v is None or np.isnan(v).any() else np.asarray(v, dtype=np.float64) for v in vectors
+    ]
     empty = [k for k, row in enumerate(rows) if row is None]
     columns = [row for row in rows if row is not None]
     if len(columns) != 3 or len(empty) != dimensions - 3:
-        raise InputError(f"has {len(columns)} spatial axes, expected 3", "Save it again from 3D Slicer.", file=path)
+        raise InputError(
+            f"has {len(columns)} spatial axes, expected 3",
+            "Save it again from 3D Slicer.",
+            file=path,
+        )
     affine = np.eye(4)
     affine[:3, :3] = np.array(columns).T * signs[:, None]
     affine[:3, 3] = np.array(header.get("space origin", np.zeros(3)), dtype=np.float64) * signs
     return affine, signs, empty[0] if empty else None
 
 
-def _gradients(header: dict[str, Any], path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _gradients(
+    header: dict[str, Any], path: Path
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Gradients as written (m, 3) and the b-value of each (m,) [s/mm2]."""
     if "DWMRI_b-value" not in header:
         raise InputError(
             "the field DWMRI_b-value is missing",
-            "This is not a diffusion NRRD; if it is one volume of a series, give NIfTI with bval and bvec.",
+            "This is not a diffusion NRRD; if the scan has bval and bvec files, give it as NIfTI.",
             file=path,
         )
     try:
         highest = float(header["DWMRI_b-value"])
     except ValueError as error:
         raise InputError(
-            f"the field DWMRI_b-value is {header['DWMRI_b-value']!r}", "Give a number of s/mm2.", file=path
+            f"the field DWMRI_b-value is {header['DWMRI_b-value']!r}",
+            "Give a number of s/mm2.",
+            file=path,
         ) from error
     keys = sorted(k for k in header if re.fullmatch(r"DWMRI_gradient_\d+", k))
     if not keys:
-        raise InputError("the fields DWMRI_gradient_0000 ... are missing", "Save it again as DWI.", file=path)
+        raise InputError(
+            "the fields DWMRI_gradient_0000 ... are missing", "Save it again as DWI.", file=path
+        )
     table = []
     for key in keys:
         try:
@@ -124,7 +138,9 @@ def _gradients(header: dict[str, Any], path: Path) -> tuple[NDArray[np.float64],
         except ValueError:
             value = []
         if len(value) != 3:
-            raise InputError(f"the field {key} is {header[key]!r}", "Give three numbers.", file=path)
+            raise InputError(
+                f"the field {key} is {header[key]!r}", "Give three numbers.", file=path
+            )
         repeat = int(header.get(key.replace("gradient", "NEX"), 1))
         table += [value] * repeat
     directions = np.array(table)

@@ -13,7 +13,9 @@ __all__ = ["DTI", "METRICS", "MODELS", "LinearModel", "Model", "get", "require"]
 MODELS: dict[str, Model] = {model.name: model for model in (DTI(),)}
 """Every model by name."""
 
-METRICS: dict[str, Metric] = {metric.name: metric for model in MODELS.values() for metric in model.metrics}
+METRICS: dict[str, Metric] = {
+    metric.name: metric for model in MODELS.values() for metric in model.metrics
+}
 """Every metric by name."""
 
 
@@ -24,7 +26,9 @@ def get(model: str | Model) -> Model:
     try:
         return MODELS[model.lower()]
     except KeyError:
-        raise InputError(f"there is no model {model!r}", f"Choose from: {', '.join(MODELS)}.") from None
+        raise InputError(
+            f"there is no model {model!r}", f"Choose from: {', '.join(MODELS)}."
+        ) from None
 
 
 def require(model: Model, acq: Acquisition) -> None:

@@ -21,7 +21,11 @@ class Model(ABC):
 
     def missing(self, acq: Acquisition) -> tuple[str, ...]:
         """Say what `acq` lacks for this model; empty if it can be identified."""
-        lacks = [lack for needs in dict.fromkeys(m.needs for m in self.metrics) for lack in needs.missing(acq)]
+        lacks = [
+            lack
+            for needs in dict.fromkeys(m.needs for m in self.metrics)
+            for lack in needs.missing(acq)
+        ]
         return tuple(dict.fromkeys(lacks))
 
     def volumes(self, acq: Acquisition) -> list[int]:
@@ -41,7 +45,7 @@ class LinearModel(Model):
     """A model whose logarithm of the signal is linear in its parameters; the last one is ln S0."""
 
     CONDITION_LIMIT: ClassVar[float] = 1e4
-    """Condition number of the column-scaled design above which directions are degenerate (coplanar)."""
+    """Condition number of the column-scaled design above which it is degenerate (coplanar, say)."""
 
     @abstractmethod
     def design(self, acq: Acquisition) -> Tensor:
@@ -58,5 +62,8 @@ class LinearModel(Model):
         design = self.design(acq)
         scaled = design / design.norm(dim=0).clamp(min=1e-12)
         if torch.linalg.cond(scaled) > self.CONDITION_LIMIT:
-            return (f"b-values and directions that determine its {design.shape[1]} unknowns (these are degenerate)",)
+            return (
+                f"b-values and directions that determine its {design.shape[1]} unknowns "
+                "(these are degenerate)",
+            )
         return ()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..acquisition import Acquisition, Needs
-from ..physics.linalg import eigh3
 from ..maps import Metric
+from ..physics.linalg import eigh3
 from .base import LinearModel
 
 NEEDS = Needs(volumes=7, shells=1, directions=6)
@@ -32,20 +32,29 @@ class DTI(LinearModel):
     name: ClassVar[str] = "dti"
     title: ClassVar[str] = "Diffusion tensor"
     b_high: float = 1500.0
-    """b-values above this [s/mm2] are left out where the rest suffices: the signal is not Gaussian there
-    (J. H. Jensen, J. A. Helpern, NMR Biomed. 23 (2010) 698-710, advise 1000 to 1500)."""
+    """b-values above this [s/mm2] are left out where the rest suffices: ln S is not linear in b there
+    (J. H. Jensen, J. A. Helpern, NMR Biomed. 23 (2010) 698-710)."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("FA", "Fractional anisotropy", window=(0, 1), needs=NEEDS),
         Metric("MD", "Mean diffusivity", "mm2/s", 0, 5e-3, (0, 2e-3), needs=NEEDS),
         Metric("AD", "Axial diffusivity", "mm2/s", 0, 5e-3, (0, 2.5e-3), needs=NEEDS),
         Metric("RD", "Radial diffusivity", "mm2/s", 0, 5e-3, (0, 2e-3), needs=NEEDS),
-        Metric("tensor", "Diffusion tensor", "mm2/s", -5e-3, 5e-3, (-1e-3, 1e-3), kind="tensor", needs=NEEDS),
+        Metric(
+            "tensor",
+            "Diffusion tensor",
+            "mm2/s",
+            -5e-3,
+            5e-3,
+            (-1e-3, 1e-3),
+            kind="tensor",
+            needs=NEEDS,
+        ),
         Metric("V1", "Principal direction", "", -1, 1, (-1, 1), kind="vector", needs=NEEDS),
     )
 
     def volumes(self, acq: Acquisition) -> list[int]:
-        """Volumes to fit by default: b <= `b_high` where these alone identify the tensor, else all."""
+        """Volumes to fit by default: b <= `b_high` where these suffice, else all."""
         low = [v for v, b in enumerate(acq.bvals) if b <= self.b_high]
         return low if low and not self.missing(acq.subset(low)) else list(range(len(acq)))
 

@@ -82,7 +82,9 @@ def eigh3(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """
     a = {(0, 0): tensor[0], (1, 1): tensor[1], (2, 2): tensor[2]}
     a |= {(0, 1): tensor[3], (0, 2): tensor[4], (1, 2): tensor[5]}
-    v = torch.eye(3, dtype=tensor.dtype, device=tensor.device)[:, :, None].repeat(1, 1, tensor.shape[1])
+    v = torch.eye(3, dtype=tensor.dtype, device=tensor.device)[:, :, None].repeat(
+        1, 1, tensor.shape[1]
+    )
     tiny = torch.finfo(tensor.dtype).tiny
     for _ in range(SWEEPS):
         for p, q in ((0, 1), (0, 2), (1, 2)):
@@ -95,7 +97,10 @@ def eigh3(tensor: Tensor) -> tuple[Tensor, Tensor]:
             t = double / torch.copysign(root.add_(gap.abs()).add_(tiny), gap)
             c = (t * t).add_(1).rsqrt_()
             s = t * c
-            a[p, p], a[q, q] = torch.addcmul(a[p, p], t, off, value=-1), torch.addcmul(a[q, q], t, off)
+            a[p, p], a[q, q] = (
+                torch.addcmul(a[p, p], t, off, value=-1),
+                torch.addcmul(a[q, q], t, off),
+            )
             a[p, q] = torch.zeros_like(off)
             for left, right, turned in ((a[pr], a[qr], a), (v[p], v[q], None)):
                 first = torch.addcmul(c * left, s, right, value=-1)
