@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from phantom import directions, protocol
 
-from DMRIMicroLib.acquisition import Acquisition, Needs, count_directions, to_s_per_mm2
+from DMRIMicroLib.acquisition import Acquisition, Needs
 from DMRIMicroLib.errors import InputError
+from DMRIMicroLib.table import count_directions, to_s_per_mm2
 
 
 def test_jittered_bvalues_make_one_shell_each():

@@ -171,9 +171,10 @@ def start_fit(scan, models: Sequence[str], *, device: str | None = None, **callb
             "fit",
             str(file),
             "--models",
-            *models,
+            ",".join(models),
             "--out",
             str(folder / "maps"),
+            "--no-report",
         ]
         if scan.mask is not None:
             command += ["--mask", str(folder / "scan_mask.nii.gz")]

@@ -28,6 +28,9 @@ BATCH_BYTES = 128 * 2**20
 BATCH_VOXELS = {"cpu": 32768, "cuda": 1048576}
 """Voxels in a batch at most: enough to hide the cost of launching each operation."""
 
+MIN_BATCH = 12288
+"""Voxels below which a second thread costs more than it gains."""
+
 Progress = Callable[[float, str], None]
 
 
@@ -194,7 +197,7 @@ def _fit_linear(
         BATCH_VOXELS[device.type], max(1024, BATCH_BYTES // (signal.element_size() * len(volumes)))
     )
     if device.type == "cpu":  # a batch for every thread, if there is enough to share
-        size = min(size, max(4096, -(-n // torch.get_num_threads())))
+        size = min(size, max(MIN_BATCH, -(-n // torch.get_num_threads())))
     every = len(volumes) == signal.shape[1]
     out = {m.name: torch.empty(m.channels, n) for m in model.metrics}
     good = torch.empty(n, dtype=torch.bool)
@@ -227,13 +230,14 @@ def _in_threads(
     One thread a batch, because the operations inside are too small to share: with another
     program busy on one core, sharing them was measured to be 60 times slower.
     """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1 or len(starts) == 1:
+    if device.type != "cpu":
         yield from map(work, starts)
         return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        yield from pool.map(work, starts)
+        yield from pool.map(work, starts) if threads > 1 and len(starts) > 1 else map(work, starts)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

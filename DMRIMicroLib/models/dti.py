@@ -32,7 +32,7 @@ class DTI(LinearModel):
     name: ClassVar[str] = "dti"
     title: ClassVar[str] = "Diffusion tensor"
     b_high: float = 1500.0
-    """b-values above this [s/mm2] are left out where the rest suffices: ln S is not linear in b there
+    """Higher b-values [s/mm2] are left out where the rest suffices: ln S is not linear in b there
     (J. H. Jensen, J. A. Helpern, NMR Biomed. 23 (2010) 698-710)."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (
