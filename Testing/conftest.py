@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from phantom import RING_AFFINE, ring_scan
 
+from DMRIMicroLib.errors import InputError
+from DMRIMicroLib.io.example import fetch
+
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("DMRIMICRO_TEST_DATA", ROOT.parent / "shared" / "data" / "dwi"))
 """Folder of real scans (see CONTRIBUTING.md); tests that need it are skipped without."""
@@ -24,10 +27,13 @@ def real_scans() -> list[Path]:
 def example() -> tuple[Path, Path]:
     """Image and mask of the real two-slice scan."""
     folder = REAL / "b1k_b2k"
-    if not folder.exists():
-        pytest.skip("no folder of real scans; set DMRIMICRO_TEST_DATA")
-    image = folder / "b1k_b2k_example_slices_24_38.nii.gz"
-    return image, folder / "b1k_b2k_example_slices_24_38_mask.nii.gz"
+    if folder.exists():
+        image = folder / "b1k_b2k_example_slices_24_38.nii.gz"
+        return image, folder / "b1k_b2k_example_slices_24_38_mask.nii.gz"
+    try:
+        return fetch()
+    except InputError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
