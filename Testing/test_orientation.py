@@ -6,11 +6,13 @@ streamlines follow it, and with any axes swapped or reversed fewer do.
 """
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import REAL, real_scans
 from phantom import angle_deg
+from slicer_scene import clean_scene
 
 import DMRIMicroLib as dm
 
@@ -56,9 +58,34 @@ def upward(v1, fa, affine, seeds, middle):
     return int(((extent[:, 2] > 50) & (extent[:, 0] < 45) & (side > 5) & (side < 35)).sum())
 
 
+def from_nifti(file, folder):
+    return dm.load(file)
+
+
+def through_slicer(file, folder):
+    """As a DWI node, written and read by Slicer's own NRRD code, and taken from the node again."""
+    with clean_scene() as booted:
+        from DMRIMicroSlicer.nodes import node_from_scan, scan_from_node
+
+        node = node_from_scan(dm.load(file))
+        storage = booted.slicer.vtkMRMLNRRDStorageNode()
+        storage.SetFileName(str(folder / "dwi.nrrd"))
+        assert storage.WriteData(node)
+        back = booted.slicer.vtkMRMLDiffusionWeightedVolumeNode()
+        assert storage.ReadData(back)
+        scan = scan_from_node(back)
+        scan = replace(scan, signal=np.array(scan.signal))  # the node's memory goes with it
+    ours = dm.load(folder / "dwi.nrrd")
+    np.testing.assert_allclose(ours.affine, scan.affine, atol=1e-4)
+    np.testing.assert_allclose(ours.acquisition.bvecs, scan.acquisition.bvecs, atol=1e-5)
+    np.testing.assert_array_equal(ours.volumes([0, 1]), scan.volumes([0, 1]))
+    return scan
+
+
+@pytest.mark.parametrize("route", [from_nifti, through_slicer])
 @pytest.mark.parametrize("file", WHOLE, ids=[f.name.split(".")[0] for f in WHOLE])
-def test_callosum_runs_across_and_corticospinal_tract_up(file):
-    scan = dm.load(file)
+def test_callosum_runs_across_and_corticospinal_tract_up(file, route, tmp_path):
+    scan = route(file, tmp_path)
     maps = dm.fit(scan, "dti")
     fa, v1 = np.asarray(maps["FA"]), np.asarray(maps["V1"])
     x = world(scan)
