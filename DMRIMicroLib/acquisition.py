@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .table import B0_THRESHOLD, check_bvals, check_bvecs, count_directions
+from .table import B0_THRESHOLD, check_bvals, check_bvecs, count_directions, volume_numbers
 
 SHELL_TOLERANCE = 80.0
 """b-values closer than this [s/mm2] chain into one shell (MRtrix3 uses the same width)."""
@@ -140,7 +140,7 @@ class Acquisition:
 
     def subset(self, volumes: Sequence[int] | NDArray) -> Acquisition:
         """Return the acquisition of some volumes, in the order given."""
-        index = np.asarray(volumes)
+        index = volume_numbers(volumes, len(self))
         if np.array_equal(index, np.arange(len(self))):
             return self
         return replace(self, bvals=self.bvals[index], bvecs=self.bvecs[index])
@@ -215,6 +215,12 @@ class Needs:
         """Say what `acquisition` lacks; empty if nothing."""
         lacks = []
         shells, weighted = acquisition.shells, ~acquisition.is_b0
+        if weighted.all():
+            lowest = acquisition.bvals.min()
+            lacks.append(
+                f"a b0 volume (there is no b0 volume: the lowest b-value is {lowest:g} s/mm2; if "
+                f"such volumes are to serve as b0, with their b: --b0-threshold {lowest + 1:g})"
+            )
         if len(acquisition) < self.volumes:
             lacks.append(f"{self.volumes} volumes (there are {len(acquisition)})")
         if len(shells) < self.shells:

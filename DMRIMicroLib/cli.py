@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .errors import Cancelled, DMRIMicroError, InputError
 from .scan import Scan
 from .table import B0_THRESHOLD
+from .terminal import ProgressStyle, console, shown
 from .version import __version__
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
@@ -30,16 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(stderr=True, highlight=False, soft_wrap=True)
 state = {"debug": False}
-
-
-class ProgressStyle(StrEnum):
-    """How progress is shown."""
-
-    bar = "bar"
-    json = "json"
-    none = "none"
 
 
 class Method(StrEnum):
@@ -188,13 +177,14 @@ def fit(
             device=device,
             progress=lambda share, text: tell(0.8 * share, text),
         )
-        tell(0.8, "Writing maps")
-        index = maps.save(out, overwrite=overwrite)
+        text = None
         if report:
-            from .report import write_report
+            from .report import render
 
-            tell(0.85, "Writing the report")
-            write_report(opened, maps, out)
+            tell(0.8, "Writing the report")
+            text = render(opened, maps)
+        tell(0.9, "Writing maps")
+        index = maps.save(out, overwrite=overwrite, texts={"report.html": text})
         tell(1.0, "Done")
     for note in dict.fromkeys(n for p in maps.provenance.values() for n in p["notes"]):
         console.print(f"note: {note}", style="dim")
@@ -213,7 +203,7 @@ def demo(
     from .io.example import fetch
 
     image, mask = fetch()
-    fit(image, out=out, mask=mask, overwrite=True)
+    fit(image, out=out, mask=mask)
     typer.echo(f"report: {out / 'report.html'}")
 
 
@@ -273,7 +263,10 @@ def parse_volumes(text: str) -> list[int]:
     for part in filter(None, (p.strip() for p in text.split(","))):
         first, _, last = part.partition("-")
         try:
-            volumes += range(int(first), int(last or first) + 1)
+            start, stop = int(first), int(last or first)
+            if stop < start:
+                raise ValueError
+            volumes += range(start, stop + 1)
         except ValueError:
             raise InputError(
                 f"--exclude has {part!r}", "Write volume numbers like 3,17,40-45."
@@ -281,38 +274,9 @@ def parse_volumes(text: str) -> list[int]:
     return volumes
 
 
-@contextmanager
-def shown(style: ProgressStyle) -> Iterator[Callable[[float, str], None]]:
-    """Give a function (share, text) that shows progress on the terminal, or as JSON lines."""
-    try:
-        with _display(style) as tell:
-            yield tell
-    except KeyboardInterrupt:
-        raise Cancelled("Stopped; nothing was left half written.") from None
-
-
-@contextmanager
-def _display(style: ProgressStyle) -> Iterator[Callable[[float, str], None]]:
-    if style is ProgressStyle.json:
-        yield lambda share, text: print(
-            json.dumps({"progress": round(share, 4), "text": text}), flush=True
-        )
-    elif style is ProgressStyle.none or not console.is_terminal:
-        yield lambda share, text: None
-    else:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("Opening", total=1.0)
-            yield lambda share, text: bar.update(task, completed=share, description=text)
-
-
 def run() -> None:
     """Entry point: errors in one or two lines, and exit codes."""
+    signal.signal(signal.SIGTERM, _stop)  # batch queues end jobs like this
     try:
         app()  # usage errors are shown, and exit, in there
     except Cancelled as stop:
@@ -321,6 +285,9 @@ def run() -> None:
     except DMRIMicroError as error:
         fail(error)
         code = USER_ERROR
+    except MemoryError:
+        fail(InputError("there is not enough memory", "Give a mask, or close other programs."))
+        code = USER_ERROR
     except Exception as error:
         fail(error)
         console.print(
@@ -328,6 +295,10 @@ def run() -> None:
         )
         code = INTERNAL_ERROR
     sys.exit(code)
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def fail(error: Exception) -> None:

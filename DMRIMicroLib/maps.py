@@ -146,8 +146,17 @@ class MapSet(Mapping[str, Map]):
             provenance={**self.provenance, **other.provenance},
         )
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        texts: Mapping[str, str | None] | None = None,
+    ) -> Path:
         """Write every map as NIfTI with a JSON sidecar, and ``maps.json``; return its path.
+
+        `texts` are files that belong to the maps (a report, say) and appear together with them;
+        None stands for one that is to go, because it would tell of other maps.
 
         Maps of other models that already lie in the folder stay and stay listed. All files are
         staged and renamed, so that a failure leaves the folder as it was.
@@ -164,6 +173,9 @@ class MapSet(Mapping[str, Map]):
                 entries.append(self._write(item, stage))
             for model in self.provenance:
                 self._nifti(self.mask.astype(np.uint8), stage / _mask_file(model))
+            for name, text in (texts or {}).items():
+                if text is not None:
+                    (stage / name).write_text(text, encoding="utf-8")
             index = {
                 "format": "DMRIMicro maps",
                 "version": FORMAT_VERSION,
@@ -172,6 +184,9 @@ class MapSet(Mapping[str, Map]):
                 "provenance": provenance,
             }
             _dump(index, stage / INDEX)
+        for name, text in (texts or {}).items():
+            if text is None:
+                (folder / name).unlink(missing_ok=True)
         return folder / INDEX
 
     @classmethod
@@ -274,6 +289,9 @@ def _read_index(file: Path) -> dict | None:
         index = json.loads(file.read_text(encoding="utf-8"))
         if index["format"] != "DMRIMicro maps" or index["version"] > FORMAT_VERSION:
             raise ValueError(f"format {index['format']!r} version {index['version']}")
+        for key, kind in (("maps", list), ("masks", dict), ("provenance", dict)):
+            if not isinstance(index[key], kind):
+                raise ValueError(f"{key!r} is a {type(index[key]).__name__}")
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(
             f"not a readable list of maps ({error})",

@@ -11,6 +11,9 @@ from .scan import Scan
 SAME_GRID = 1e-3
 """Affines closer than this [mm] are one grid."""
 
+ROUNDING = 1e-4
+"""Voxel coordinates this far below a half still round up: affines in files are float32."""
+
 
 def brain_mask(scan: Scan) -> Scan:
     """Return the scan with a mask: its own, or dipy's median_otsu of the b0 image.
@@ -27,10 +30,10 @@ def brain_mask(scan: Scan) -> Scan:
     b0 = np.nan_to_num(scan.b0, posinf=0.0, neginf=0.0)
     # a radius of 4 voxels of 2 mm, dipy's default, would erase coarse or two-slice scans
     radius = int(np.clip(round(8 / max(scan.voxel_size)), 1, 4))
-    _, mask = (
-        median_otsu(b0, median_radius=radius, numpass=4) if b0.max() > b0.min() else (b0, b0 > 0)
-    )
-    mask &= b0 > 0
+    mask = b0 > 0
+    if b0.max() > b0.min():
+        with np.errstate(all="ignore"):  # dipy divides by empty histogram bins
+            mask &= median_otsu(b0, median_radius=radius, numpass=4)[1]
     if not mask.any():
         raise InputError(
             "no brain was found in the b0 image",
@@ -69,6 +72,8 @@ def onto_grid(
         raise InputError(
             f"the mask has {mask.ndim} dimensions, expected 3", "Give a 3-D mask.", file=file
         )
+    if mask.dtype.kind not in "biuf":
+        raise InputError(f"the mask holds {mask.dtype} values", "Give numbers.", file=file)
     inside = np.nan_to_num(mask) > 0
     if not inside.any():
         raise InputError(
@@ -76,12 +81,15 @@ def onto_grid(
         )
     if mask.shape == tuple(shape) and np.allclose(affine, target, atol=SAME_GRID):
         return inside
-    from scipy.ndimage import affine_transform
-
+    # scipy's affine_transform would drop what lies half a voxel beyond the outermost centres
     to_mask = np.linalg.inv(affine) @ target
-    out = affine_transform(
-        inside.astype(np.uint8), to_mask[:3, :3], to_mask[:3, 3], output_shape=tuple(shape), order=0
-    ).astype(bool)
+    out = np.zeros(shape, dtype=bool)
+    plane = np.indices((shape[1], shape[2])).reshape(2, -1)
+    for i in range(shape[0]):  # a plane at a time bounds the memory
+        index = to_mask[:3, :3] @ np.vstack([np.full(plane.shape[1], i), plane]) + to_mask[:3, 3:]
+        nearest = np.floor(index + 0.5 + ROUNDING).astype(int)
+        within = ((nearest >= 0) & (nearest < np.array(mask.shape)[:, None])).all(axis=0)
+        out[i].ravel()[within] = inside[tuple(nearest[:, within])]
     if not out.any():
         raise InputError(
             "the mask does not overlap the scan (grids compared by their affines)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .acquisition import Acquisition
 from .errors import InputError
+from .table import volume_numbers
 
 READ_BYTES = 256 * 2**20
 """Bytes of signal read at a time from a file that is opened lazily."""
@@ -110,14 +111,14 @@ class Scan:
 
     def select(self, volumes: Sequence[int] | NDArray) -> Scan:
         """Return a scan of some of the volumes (read into memory)."""
-        index = np.asarray(volumes)
+        index = volume_numbers(volumes, len(self.acquisition))
         return replace(self, signal=self.volumes(index), acquisition=self.acquisition.subset(index))
 
     def volumes(self, indices: Sequence[int] | NDArray) -> NDArray[np.float32]:
         """Read some volumes: (k,) numbers -> (x, y, z, k) float32."""
-        indices = np.asarray(indices)
+        indices = volume_numbers(indices, len(self.acquisition))
         out = np.empty((*self.shape, len(indices)), dtype=np.float32)
-        for block, part in self._read(indices):
+        for block, part in read(self.signal, indices, self.source):
             out[..., block] = part
         return out
 
@@ -130,14 +131,25 @@ class Scan:
             rows = self.signal.reshape(-1, self.signal.shape[3])
             return np.take(rows, np.flatnonzero(mask), axis=0).astype(np.float32, copy=False)
         out = np.empty((int(mask.sum()), self.signal.shape[3]), dtype=np.float32)
-        for block, part in self._read(np.arange(self.signal.shape[3])):
+        for block, part in read(self.signal, np.arange(self.signal.shape[3]), self.source):
             out[:, block] = part[mask]
         return out
 
     @cached_property
     def b0(self) -> NDArray[np.float32]:
-        """(x, y, z) robust S0: the voxelwise median of the b0 volumes (their mean if two)."""
-        return np.median(self.volumes(np.flatnonzero(self._baselines())), axis=3)
+        """(x, y, z) robust S0: the voxelwise median of the b0 volumes (their mean if two).
+
+        Samples that are not finite are left out; 0 where there is none.
+        """
+        volumes = self.volumes(np.flatnonzero(self._baselines()))
+        finite = np.isfinite(volumes)
+        if finite.all():
+            return np.median(volumes, axis=3)
+        volumes[~finite] = np.nan
+        s0 = np.zeros(self.shape, dtype=np.float32)
+        some = finite.any(axis=3)
+        s0[some] = np.nanmedian(volumes[some], axis=1)
+        return s0
 
     @cached_property
     def noise(self) -> Noise | None:
@@ -187,31 +199,31 @@ class Scan:
             )
         return is_b0
 
-    def _read(self, indices: NDArray):
-        """Yield (positions, (x, y, z, k) float32) for the volumes asked for, a few at a time."""
-        step = max(1, READ_BYTES // (4 * int(np.prod(self.shape))))
-        for start in range(0, len(indices), step):
-            wanted = indices[start : start + step]
-            # a run of volumes is one read; an arbitrary list is not sliceable from a file
-            run = len(wanted) > 0 and np.array_equal(
-                wanted, np.arange(wanted[0], wanted[0] + len(wanted))
-            )
-            try:
-                if run or isinstance(self.signal, np.ndarray):
-                    key = slice(int(wanted[0]), int(wanted[-1]) + 1) if run else wanted
-                    part = np.asarray(self.signal[..., key], dtype=np.float32)
-                else:
-                    part = np.stack(
-                        [np.asarray(self.signal[..., int(v)], dtype=np.float32) for v in wanted],
-                        axis=-1,
-                    )
-            except (EOFError, OSError, ValueError, zlib.error) as error:
-                raise InputError(
-                    f"the image data cannot be read ({error})",
-                    "The file is probably cut off or damaged: copy or convert it again.",
-                    file=self.source,
-                ) from error
-            yield slice(start, start + len(wanted)), part
+
+def read(signal: Any, indices: NDArray, source: Path | None) -> Iterator[tuple[slice, NDArray]]:
+    """Yield (positions, (x, y, z, k) float32) for volumes of a 4-D array or file, a few at a time.
+
+    Raises InputError, with the file, where the data turn out to be damaged.
+    """
+    step = max(1, READ_BYTES // (4 * int(np.prod(signal.shape[:3]))))
+    for start in range(0, len(indices), step):
+        wanted = indices[start : start + step]
+        # a run of volumes is one read; an arbitrary list is not sliceable from a file
+        run = np.array_equal(wanted, np.arange(wanted[0], wanted[0] + len(wanted)))
+        try:
+            if run or isinstance(signal, np.ndarray):
+                key = slice(int(wanted[0]), int(wanted[-1]) + 1) if run else wanted
+                part = np.asarray(signal[..., key], dtype=np.float32)
+            else:
+                single = [np.asarray(signal[..., int(v)], dtype=np.float32) for v in wanted]
+                part = np.stack(single, axis=-1)
+        except (EOFError, OSError, ValueError, zlib.error) as error:
+            raise InputError(
+                f"the image data cannot be read ({error})",
+                "The file is probably cut off or damaged: copy or convert it again.",
+                file=source,
+            ) from error
+        yield slice(start, start + len(wanted)), part
 
 
 def _checked_mask(mask: NDArray, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -221,7 +233,7 @@ def _checked_mask(mask: NDArray, shape: tuple[int, ...]) -> NDArray[np.bool_]:
             f"the mask has shape {mask.shape}, the scan {shape}",
             "Give a mask on the scan's grid (a mask file with an affine is resampled by itself).",
         )
-    mask = mask.astype(bool)
+    mask = np.nan_to_num(mask) > 0
     if not mask.any():
         raise InputError(
             "the mask is empty", "Give a mask with voxels in it, or none to have it estimated."

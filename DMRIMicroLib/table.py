@@ -34,7 +34,29 @@ def check_bvals(bvals: ArrayLike, *, file: object = None) -> NDArray[np.float64]
             "Every b-value must be a finite number of s/mm2, 0 or more.",
             file=file,
         )
+    if b.max() > B_LIMIT and file is None:  # from a file it may be another unit
+        raise InputError(
+            f"highest b-value is {b.max():g}", "Give b-values in s/mm2 (typically 0 to 10000)."
+        )
     return b
+
+
+def volume_numbers(volumes: ArrayLike, count: int) -> NDArray[np.intp]:
+    """Return volume numbers from numbers or from a bool for each of `count` volumes."""
+    index = np.asarray(volumes)
+    if index.dtype == bool and index.shape == (count,):
+        return np.flatnonzero(index)
+    if index.ndim != 1 or (len(index) and index.dtype.kind not in "iu"):
+        raise InputError(
+            f"volumes are chosen by {index.dtype} of shape {index.shape}",
+            f"Give volume numbers, or one bool for each of the {count} volumes.",
+        )
+    if len(index) and not 0 <= index.min() <= index.max() < count:
+        raise InputError(
+            f"volume {index.max() if index.max() >= count else index.min()} does not exist",
+            f"There are {count}, counted from 0.",
+        )
+    return index.astype(np.intp)
 
 
 def check_bvecs(

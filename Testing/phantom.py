@@ -8,9 +8,10 @@ from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.scan import Scan
 
 RING_AFFINE = np.array([[-2.0, 0, 0, 20], [0, 2, 0, -18], [0, 0, 2.5, -7], [0, 0, 0, 1]])
-OBLIQUE = np.array(
-    [[1.9, 0.3, 0.2, -30], [-0.35, 1.8, 0.4, 12], [-0.1, -0.45, 2.4, 5], [0, 0, 0, 1]]
-)
+OBLIQUE = np.eye(4)
+OBLIQUE[:3, :3] = np.linalg.qr([[1.9, 0.3, 0.2], [-0.35, 1.8, 0.4], [-0.1, -0.45, 2.4]])[0]
+OBLIQUE[:3] *= [2.0, 1.9, 2.4, 1]
+OBLIQUE[:3, 3] = (-30, 12, 5)
 
 
 def directions(count: int, seed: int = 0) -> np.ndarray:

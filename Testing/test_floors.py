@@ -21,6 +21,7 @@ FLOORS = [
     {"pretrain", "tracts", "training"},
     {"report"},
     {"cohort"},
+    {"terminal"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -14,6 +14,7 @@ import DMRIMicroLib as dm
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.io import nifti
 from DMRIMicroLib.io.gradients import fsl_to_ras, ras_to_fsl
+from DMRIMicroLib.masking import onto_grid
 
 AFFINES = {
     "negative": RING_AFFINE,
@@ -106,14 +107,26 @@ def test_nrrd_without_b_value_is_refused(tmp_path):
         dm.load(tmp_path / "x.nrrd")
 
 
-def test_files_beside_the_image_are_found(scan_files):
+@pytest.mark.parametrize("names", [("bvals", "bvecs"), ("dwi.bvals", "dwi.bvecs")])
+def test_tables_beside_the_image_are_found(scan_files, names):
+    for old, new in zip(("dwi.bval", "dwi.bvec"), names, strict=True):
+        scan_files.with_name(old).rename(scan_files.with_name(new))
+    scan_files.with_name("._x.bval").write_text("rubbish of another system")
+    scan = dm.load(scan_files)
+    assert len(scan.acquisition) == 14
+    assert scan.notes == ()
+
+
+def test_a_foreign_table_is_taken_only_where_it_must_be_the_one_and_said(scan_files):
     folder = scan_files.parent
-    (folder / "dwi.bval").rename(folder / "other.bvals")
-    assert len(dm.load(scan_files).acquisition) == 14
-    (folder / "third.bval").write_text("0 1")
-    with pytest.raises(InputError, match=r"no dwi.bval lies beside it .there are several.*--bval"):
+    (folder / "dwi.bval").rename(folder / "other.bval")
+    assert "other.bval was taken as the table of dwi.nii.gz" in dm.load(scan_files).notes
+    shutil.copy(scan_files, folder / "second.nii.gz")
+    with pytest.raises(
+        InputError, match=r"no dwi.bval lies beside it .there is other.bval.*--bval"
+    ):
         dm.load(scan_files)
-    assert len(dm.load(scan_files, bval=folder / "other.bvals").acquisition) == 14
+    assert len(dm.load(scan_files, bval=folder / "other.bval").acquisition) == 14
 
 
 def test_transposed_tables_are_accepted(scan_files):
@@ -302,6 +315,113 @@ def test_mask_of_another_grid_is_resampled_or_refused(scan_files, tmp_path):
     )
     with pytest.raises(InputError, match=r"empty.nii.gz: the mask is empty"):
         dm.load(scan_files, mask=tmp_path / "empty.nii.gz")
+
+
+@pytest.mark.parametrize("flip", [1, -1])
+@pytest.mark.parametrize("edge", [4.0, 1.7, 2.0])
+def test_a_full_mask_covers_its_whole_field_of_view(flip, edge):
+    """Of any resolution, storage order and float32 header; only the outermost voxels may differ."""
+    scan_grid = OBLIQUE.astype(np.float32).astype(float)
+    shape = (12, 10, 8)
+    step = edge / np.linalg.norm(OBLIQUE[:3, :3], axis=0)
+    count = np.round(np.array(shape) / step).astype(int)
+    cover = np.diag([*(np.array(shape) / count), 1.0])
+    cover[:3, 3] = (np.array(shape) / count - 1) / 2  # edges together, not centres
+    grid = OBLIQUE @ cover
+    if flip < 0:
+        turn = np.diag([-1.0, 1, 1, 1])
+        turn[0, 3] = count[0] - 1
+        grid = grid @ turn
+    full = onto_grid(np.ones(count), grid.astype(np.float32).astype(float), shape, scan_grid)
+    assert full.all()
+
+
+def test_select_takes_a_bool_for_each_volume(scan_files):
+    scan = dm.load(scan_files)
+    weighted = scan.select(scan.acquisition.bvals > 0)
+    assert len(weighted.acquisition) == 12
+    np.testing.assert_array_equal(weighted.signal, scan.volumes(range(2, 14)))
+    with pytest.raises(InputError, match="volume 14 does not exist"):
+        scan.select([0, 14])
+    with pytest.raises(InputError, match="chosen by bool of shape"):
+        scan.select([True, False])
+
+
+def test_a_weak_weighting_without_direction_is_averaged_and_said(tmp_path):
+    acq = protocol({45.0: 12, 1000.0: 12}, b0=0)
+    scan = ring_scan(acq)
+    nifti.save(scan, tmp_path / "dwi.nii.gz")
+    table = np.loadtxt(tmp_path / "dwi.bvec")
+    table[:, :12] = 0
+    np.savetxt(tmp_path / "dwi.bvec", table)
+    back = dm.load(tmp_path / "dwi.nii.gz")
+    assert any("have no direction" in note for note in back.notes)
+    maps = dm.fit(back.with_mask(np.ones(scan.shape)), "dti")
+    assert np.median(maps["MD"]) == pytest.approx((1.7e-3 + 0.6e-3) / 3, rel=0.005)
+
+
+def test_complex_images_are_refused(scan_files):
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 14), np.complex64), RING_AFFINE), scan_files)
+    with pytest.raises(InputError, match=r"dwi.nii.gz: holds values of type complex64"):
+        dm.load(scan_files)
+
+
+def test_a_singleton_axis_is_no_obstacle(scan_files):
+    image = nib.load(scan_files)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:, :, :, None], image.affine), scan_files)
+    assert dm.load(scan_files).volumes([0, 13]).shape == (12, 14, 6, 2)
+
+
+def test_other_units_of_length_are_converted_and_said(scan_files):
+    image = nib.load(scan_files)
+    micron = nib.Nifti1Image(np.asarray(image.dataobj), np.diag([1e3, 1e3, 1e3, 1]) @ image.affine)
+    micron.header.set_xyzt_units("micron")
+    nib.save(micron, scan_files)
+    scan = dm.load(scan_files)
+    np.testing.assert_allclose(scan.affine, image.affine, atol=1e-4)
+    assert any("micron" in note for note in scan.notes)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("DWMRI_gradient_0005", None, "DWMRI_gradient_0005 is missing"),
+        ("DWMRI_gradient_0005", "0 nan 1", "DWMRI_gradient_0005 is"),
+        ("DWMRI_b-value", "many", "DWMRI_b-value is 'many'"),
+        ("DWMRI_NEX_0005", "two", "NEX is 'two'"),
+    ],
+)
+def test_bad_nrrd_fields_are_named(tmp_path, field, value, words):
+    file = tmp_path / "dwi.nrrd"
+    write_nrrd(file, ring_scan(), space="left-posterior-superior", frame=np.eye(3), first=True)
+    data, header = nrrd.read(str(file))
+    header.pop(field, None)
+    if value is not None:
+        header[field] = value
+    nrrd.write(str(file), data, header)
+    with pytest.raises(InputError, match=f"dwi.nrrd: .*{words}"):
+        dm.load(file)
+
+
+def test_damaged_nrrd_is_named(tmp_path):
+    file = tmp_path / "dwi.nrrd"
+    write_nrrd(file, ring_scan(), space="left-posterior-superior", frame=np.eye(3), first=True)
+    whole = file.read_bytes()
+    for bad in (
+        b"",
+        whole[: len(whole) - 400],
+        whole[:-400] + bytes(400),
+        b"NRRD0004\ntype: odd\n\n",
+    ):
+        file.write_bytes(bad)
+        with pytest.raises(InputError, match=r"dwi.nrrd: not a readable NRRD image"):
+            dm.load(file)
+
+
+def test_damaged_file_with_excluded_volumes_is_named(scan_files):
+    _cut(scan_files.parent)
+    with pytest.raises(InputError, match=r"dwi.nii.gz: the image data cannot be read"):
+        dm.load(scan_files, exclude=[13])
 
 
 def test_noise_estimate_is_right():

@@ -1,4 +1,5 @@
 import json
+import os
 
 import nibabel as nib
 import numpy as np
@@ -63,9 +64,37 @@ def test_a_failure_leaves_the_earlier_result_untouched(maps, tmp_path, monkeypat
 
     real = nib.save
     monkeypatch.setattr(nib, "save", fail_late)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match=r"No space left.*nothing there was changed"):
         maps.save(tmp_path)
     assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_failure_while_files_move_brings_the_earlier_result_back(
+    maps, tmp_path, monkeypatch, error
+):
+    maps.save(tmp_path)
+    before = listing(tmp_path)
+    again = dm.fit(ring_scan(sigma=20).with_mask(np.ones((12, 14, 6))), "dti", method="ols")
+    real, moved = os.replace, []
+
+    def fail_late(source, target):
+        moved.append(target)
+        if len(moved) == 5:
+            raise error
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_late)
+    with pytest.raises((InputError, KeyboardInterrupt)):
+        again.save(tmp_path, texts={"report.html": "new"})
+    assert listing(tmp_path) == before
+
+
+def test_a_stale_report_goes_with_its_maps(maps, tmp_path):
+    maps.save(tmp_path, texts={"report.html": "about these maps"})
+    assert (tmp_path / "report.html").exists()
+    maps.save(tmp_path, texts={"report.html": None})
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_ctrl_c_leaves_nothing(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from DMRIMicroLib.acquisition import Acquisition
+from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.maps import Map, MapSet, Metric
 from DMRIMicroLib.report import figures, html, write_report
 from DMRIMicroLib.report.slices import axial_tiles, choose_slices, mosaic
@@ -105,8 +106,10 @@ def test_text_of_the_user_is_escaped(tmp_path):
     assert "script" not in Links(page).tags
 
 
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_an_interrupted_write_leaves_the_old_report(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "told"), [(OSError, InputError), (KeyboardInterrupt, KeyboardInterrupt)]
+)
+def test_an_interrupted_write_leaves_the_old_report(tmp_path, monkeypatch, error, told):
     (tmp_path / "report.html").write_text("old")
 
     def broken(self, text, **_):
@@ -115,7 +118,7 @@ def test_an_interrupted_write_leaves_the_old_report(tmp_path, monkeypatch, error
         raise error
 
     monkeypatch.setattr(html.Path, "write_text", broken)
-    with pytest.raises(error):
+    with pytest.raises(told):
         write_report(*made(), tmp_path)
     monkeypatch.undo()
     assert [f.name for f in tmp_path.iterdir()] == ["report.html"]

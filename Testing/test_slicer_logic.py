@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -175,6 +176,84 @@ def test_cancel_kills_the_whole_tree_within_two_seconds(scene, tmp_path):
     assert not job.folder.exists()
     assert ss.count_nodes() == before
     assert heard.done == heard.errors == []
+
+
+def damaged_node():
+    """Add a scan with an empty voxel and one bad sample, under a transform."""
+    from DMRIMicroSlicer.nodes import node_from_scan
+
+    from DMRIMicroLib.scan import Scan
+
+    scan = ss.scan()
+    signal = scan.signal.copy()
+    signal[0, 0, 0], signal[1, 0, 0, 5] = 0, np.nan
+    node = node_from_scan(Scan(signal, scan.affine, scan.acquisition, name="damaged"))
+    ss.linear_transform(np.eye(4), node)
+    return node
+
+
+EXPECTED_NOTES = (
+    "the transform 'moved' was applied",
+    "dti: fitted in 119 voxels",
+    "dti: 1 voxels of the mask have no usable signal",
+    "15 samples in 2 voxels are zero, negative or not finite",
+)
+
+
+def test_notes_and_counts_of_a_fit_here_are_logged(logic, caplog):
+    with caplog.at_level("INFO"):
+        logic.fit(damaged_node(), "dti", full_mask(), device="cpu")
+    for words in EXPECTED_NOTES:
+        assert words in caplog.text
+
+
+def test_notes_and_counts_of_a_fit_in_a_process_are_told(logic):
+    heard, notes = Heard(), []
+    job = logic.start(
+        damaged_node(), ("dti",), full_mask(), device="cpu",
+        onDone=heard.done.append, onError=heard.errors.append, onNote=notes.append,
+    )  # fmt: skip
+    assert wait(job) == "done", heard.errors
+    for words in EXPECTED_NOTES:
+        assert sum(words in note for note in notes) == 1, notes
+    provenance = json.loads(heard.done[0][0].GetAttribute("DMRIMicro.provenance"))
+    assert EXPECTED_NOTES[0] in provenance["dti"]["notes"][0]
+
+
+def test_notes_of_an_import_are_logged(logic, tmp_path, caplog):
+    from DMRIMicroLib.io import nifti
+
+    file = nifti.save(ss.scan(), tmp_path / "dwi.nii.gz")
+    np.savetxt(tmp_path / "dwi.bval", ss.scan().acquisition.bvals[None] / 1000)
+    with caplog.at_level("INFO"):
+        logic.importNifti(str(file))
+    assert "were read as ms/um2" in caplog.text
+
+
+def test_a_raised_threshold_reaches_the_worker(logic):
+    import test_slicer_nodes
+    from DMRIMicroSlicer.nodes import node_from_scan
+
+    heard = Heard()
+    job = logic.start(
+        node_from_scan(test_slicer_nodes.weak_b0s(205)), ("dti",), full_mask(), device="cpu",
+        onDone=heard.done.append, onError=heard.errors.append,
+    )  # fmt: skip
+    arguments = job._process.args
+    assert arguments[arguments.index("--b0-threshold") + 1] == "205.0"
+    assert wait(job) == "done", heard.errors
+
+
+def test_a_job_whose_folder_vanishes_fails_once_in_words(tmp_path):
+    ss.boot()
+    heard = Heard()
+    job = run_job("import time; time.sleep(60)", tmp_path, heard)
+    shutil.rmtree(job.folder)
+    assert job.poll() == "failed"
+    assert job.poll() == "failed"
+    assert len(heard.errors) == 1
+    assert "temporary folder of the fit cannot be read" in heard.errors[0]
+    assert gone(job._process.pid)
 
 
 def test_cancelled_fit_leaves_scene_and_disk_untouched(logic, dwi, temporary):

@@ -66,6 +66,48 @@ def test_nifti_import_gives_the_same_world(nodes, tmp_path, sign):
     assert_same_image(back, scan)
 
 
+def weak_b0s(threshold: float = 50):
+    """Return a scan whose b0 volumes are weakly weighted, with directions."""
+    from DMRIMicroLib.acquisition import Acquisition
+    from DMRIMicroLib.scan import Scan
+
+    scan = ss.scan()
+    bvals, bvecs = scan.acquisition.bvals.copy(), scan.acquisition.bvecs.copy()
+    bvals[:2], bvecs[:2] = (0, threshold - 5), (0, 0.6, 0.8)
+    acquisition = Acquisition(bvals, bvecs, b0_threshold=threshold)
+    return Scan(scan.signal, scan.affine, acquisition, name="weak")
+
+
+@pytest.mark.parametrize("threshold", [50, 205])
+def test_weak_weighting_keeps_direction_and_threshold(nodes, threshold):
+    node = nodes.node_from_scan(weak_b0s(threshold))
+    back = nodes.acquisition_from_node(node)
+    np.testing.assert_allclose(back.bvecs[:2], [(0, 0, 0), (0, 0.6, 0.8)], atol=1e-12)
+    assert back.b0_threshold == threshold
+    assert back.describe() == "2 b0, 12 x b1000"
+    assert (node.GetAttribute(nodes.THRESHOLD) is None) == (threshold == 50)
+    nodes.node_from_scan(ss.scan(), node=node)
+    assert nodes.acquisition_from_node(node).b0_threshold == 50
+
+
+def test_weak_weighting_survives_slicers_file(nodes, tmp_path):
+    node = nodes.node_from_scan(weak_b0s())
+    back = nodes.acquisition_from_node(ss.load_nrrd(ss.save_nrrd(node, tmp_path / "weak.nrrd")))
+    np.testing.assert_allclose(back.bvecs[1], (0, 0.6, 0.8), atol=1e-6)
+    assert back.bvals[1] == pytest.approx(45, abs=0.01)
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1e-3, "ms/um2"), (1e6, "s/m2")])
+def test_b_values_in_other_units_are_recognised_and_told(scene, nodes, factor, unit):
+    from vtk.util.numpy_support import numpy_to_vtk
+
+    node = nodes.node_from_scan(ss.scan())
+    node.SetBValues(numpy_to_vtk(ss.scan().acquisition.bvals * factor, deep=1))
+    found = nodes.scan_from_node(node)
+    np.testing.assert_allclose(found.acquisition.bvals, ss.scan().acquisition.bvals)
+    assert f"were read as {unit}" in found.notes[0]
+
+
 def test_measurement_frame_turns_gradients(scene, nodes):
     scan = ss.scan()
     node = nodes.node_from_scan(scan)

@@ -87,6 +87,7 @@ def test_apply_fits_and_fills_the_scene(desktop, panel, tmp_path):
     wait_for(desktop, lambda: panel.job is None)
     assert desktop.shown == []
     assert "Added 'brain FA', 'brain MD'" in log(panel)
+    assert "Note: dti: fitted in 120 voxels" in log(panel)
     assert desktop.scene.GetFirstNodeByName("brain FA") is not None
     assert panel.ui.applyButton.isEnabled()
     picture(panel, tmp_path / "panel.png")
@@ -216,7 +217,7 @@ def test_torch_comes_only_through_the_pytorch_extension(desktop, monkeypatch):
         dependencies.ensure()
 
     class Offline:
-        def installTorch(self, askConfirmation=False):
+        def installTorch(self, askConfirmation=False, torchVersionRequirement=None):
             raise RuntimeError("no network")
 
     monkeypatch.setitem(
@@ -226,6 +227,61 @@ def test_torch_comes_only_through_the_pytorch_extension(desktop, monkeypatch):
         dependencies.ensure()
     Offline.installTorch = lambda self, askConfirmation: None
     assert dependencies.ensure() is False
+
+
+@pytest.mark.parametrize("old_extension", [False, True])
+def test_torch_is_asked_for_with_its_version(desktop, monkeypatch, old_extension):
+    from DMRIMicroSlicer import dependencies
+
+    asked = []
+    absent = [True]
+
+    def install(self, askConfirmation, **version):
+        if old_extension and version:
+            raise TypeError("unexpected keyword argument 'torchVersionRequirement'")
+        asked.append(version)
+        absent[0] = old_extension
+        return object()
+
+    logic = type("Logic", (), {"installTorch": install})
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=logic))
+    monkeypatch.setattr(dependencies, "torch_missing", lambda: absent[0])
+    if old_extension:
+        with pytest.raises(dependencies.DependencyError, match="still missing or not torch"):
+            dependencies.ensure()
+        assert asked == [{}]
+    else:
+        assert dependencies.ensure()
+        assert asked == [{"torchVersionRequirement": ">=2.4"}]
+
+
+@pytest.mark.parametrize(
+    ("version", "is_missing"), [("2.3.1+cu121", True), ("2.4.0+cpu", False), ("2.10.0", False)]
+)
+def test_an_old_torch_counts_as_missing(desktop, monkeypatch, version, is_missing):
+    from DMRIMicroSlicer import dependencies
+
+    monkeypatch.setattr(dependencies, "_version", lambda name: version)
+    assert dependencies.torch_missing() is is_missing
+
+
+def test_an_old_slicer_is_refused_in_words(desktop, monkeypatch):
+    from DMRIMicroSlicer import dependencies
+
+    old = types.SimpleNamespace(version_info=(3, 9, 10))
+    monkeypatch.setattr(dependencies, "sys", old)
+    with pytest.raises(dependencies.DependencyError, match=r"Python 3\.11 or newer \(5\.10"):
+        dependencies.ensure()
+
+
+def test_notes_of_an_import_are_logged(panel, tmp_path):
+    from DMRIMicroLib.io import nifti
+
+    file = nifti.save(ss.scan(), tmp_path / "dwi.nii.gz")
+    np.savetxt(tmp_path / "dwi.bval", ss.scan().acquisition.bvals[None] / 1000)
+    panel.ui.niftiPath.setCurrentPath(str(file))
+    panel.ui.importButton.click()
+    assert "Note: b-values up to 1 were read as ms/um2" in log(panel)
 
 
 def test_packages_are_installed_only_after_asking(desktop, monkeypatch, tmp_path):
@@ -278,7 +334,7 @@ def fake_worker(panel, tmp_path, code: str) -> None:
     """Let Apply start a worker that runs `code`: the logic is replaced, the job is real."""
     from DMRIMicroSlicer.job import FitJob
 
-    def start(node, models, maskNode, onProgress, onDone, onError):
+    def start(node, models, maskNode, onProgress, onDone, onError, onNote):
         folder = tmp_path / "job"
         folder.mkdir()
         command = [sys.executable, "-u", "-c", code]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import sys
 from pathlib import Path
 
 from DMRIMicroLib.errors import DMRIMicroError
 
-from .library import MODULE_FOLDER
+from .library import MODULE_FOLDER, PYTHON, PYTHON_TOO_OLD
 
 REQUIREMENTS = MODULE_FOLDER / "Resources" / "requirements.txt"
 REQUESTER = "DMRIMicro"
+TORCH = ">=2.4"
 OFFLINE = "Check the internet connection (a proxy or firewall may stop pip) and press Apply again."
 
 
@@ -33,9 +35,9 @@ def missing(file: Path = REQUIREMENTS) -> list[str]:
 
 
 def torch_missing() -> bool:
-    """Say whether PyTorch is absent, without the seconds that importing it takes."""
+    """Say whether PyTorch is absent or too old, without the seconds that importing it takes."""
     importlib.invalidate_caches()
-    return importlib.util.find_spec("torch") is None
+    return importlib.util.find_spec("torch") is None or not _satisfied(f"torch{TORCH}")
 
 
 def ensure(file: Path = REQUIREMENTS) -> bool:
@@ -51,6 +53,8 @@ def ensure(file: Path = REQUIREMENTS) -> bool:
     DependencyError
         With what to do, if something cannot be installed.
     """
+    if sys.version_info < PYTHON:
+        raise DependencyError(PYTHON_TOO_OLD)
     if torch_missing() and not _install_torch():
         return False
     if missing(file) and not _install(file):
@@ -68,14 +72,28 @@ def _install_torch() -> bool:
         import PyTorchUtils
     except ImportError as error:
         raise DependencyError(
-            "PyTorch is not installed, and neither is the PyTorch extension that installs it. "
-            "Open View > Extensions Manager, install 'PyTorch', restart Slicer and press Apply."
+            f"PyTorch (torch{TORCH}) is not installed, and neither is the PyTorch extension that "
+            "installs it. Open View > Extensions Manager, install 'PyTorch', restart Slicer and "
+            "press Apply."
         ) from error
     try:
-        torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True)
+        torch = _call_install_torch(PyTorchUtils.PyTorchUtilsLogic())
     except Exception as error:
         raise DependencyError(f"PyTorch could not be installed ({error}). {OFFLINE}") from error
-    return torch is not None
+    if torch is None:
+        return False
+    if torch_missing():  # an older one, perhaps held by Slicer as it runs
+        raise DependencyError(
+            f"PyTorch is still missing or not torch{TORCH}. Restart Slicer and press Apply."
+        )
+    return True
+
+
+def _call_install_torch(logic):
+    try:
+        return logic.installTorch(askConfirmation=True, torchVersionRequirement=TORCH)
+    except TypeError:  # an extension from before it took a version
+        return logic.installTorch(askConfirmation=True)
 
 
 def _install(file: Path) -> bool:
@@ -109,13 +127,8 @@ def _install(file: Path) -> bool:
 
 
 def _satisfied(line: str) -> bool:
-    try:
-        from packaging.requirements import Requirement
-    except ImportError:  # Slicer before 5.x has none: presence must do
-        name = line.split(";")[0]
-        for mark in "<>=!~[ ":
-            name = name.split(mark)[0]
-        return _version(name) is not None
+    from packaging.requirements import Requirement
+
     requirement = Requirement(line)
     if requirement.marker is not None and not requirement.marker.evaluate():
         return True

@@ -18,6 +18,7 @@ from pathlib import Path
 from DMRIMicroLib.errors import DMRIMicroError, InputError
 
 from .library import LIBRARY, library_parent
+from .notes import with_notes
 
 KILL_SECONDS = 1.5
 """How long to wait for a killed process to be gone."""
@@ -92,7 +93,12 @@ class FitJob:
         if self.state != "running":
             return self.state
         code = self._process.poll()  # asked before reading, so that no last line is missed
-        for fraction, text in self._news():
+        try:
+            news = self._news()
+        except OSError as error:
+            self._lose(error)
+            return self.state
+        for fraction, text in news:
             if self._on_progress:
                 self._on_progress(fraction, text)
             if self.state != "running":  # the callback has cancelled
@@ -123,6 +129,18 @@ class FitJob:
             except (ValueError, TypeError, KeyError):
                 continue  # other packages print, too
         return news
+
+    def _lose(self, error: OSError) -> None:
+        """End a job whose folder is gone, which no later look could mend."""
+        self.state = "failed"  # first: a callback may run the timer's loop, which polls again
+        _kill_tree(self._process)
+        self._clean()
+        if self._on_error:
+            self._on_error(
+                f"The temporary folder of the fit cannot be read any more ({error}). "
+                "Press Apply again; if something empties the temporary folder, let it spare "
+                f"{self.folder.parent}."
+            )
 
     def _finish(self, code: int) -> None:
         try:
@@ -158,6 +176,7 @@ def start_fit(scan, models: Sequence[str], *, device: str | None = None, **callb
     """Write the scan to a temporary folder and fit it in a child process; see `FitJob`."""
     from DMRIMicroLib.io import nifti
     from DMRIMicroLib.maps import MapSet
+    from DMRIMicroLib.table import B0_THRESHOLD
 
     python = python_executable()
     folder = Path(tempfile.mkdtemp(prefix="dmrimicro-"))
@@ -178,13 +197,20 @@ def start_fit(scan, models: Sequence[str], *, device: str | None = None, **callb
         ]
         if scan.mask is not None:
             command += ["--mask", str(folder / "scan_mask.nii.gz")]
+        if scan.acquisition.b0_threshold != B0_THRESHOLD:
+            command += ["--b0-threshold", str(scan.acquisition.b0_threshold)]
         if device:
             command += ["--device", device]
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    notes = scan.notes  # the files that the worker reads do not hold them
+
+    def read(maps_folder: Path) -> MapSet:
+        return with_notes(MapSet.load(maps_folder), notes)
+
     return FitJob(
-        [*command, "--progress", "json"], folder, MapSet.load, env=worker_environment(), **callbacks
+        [*command, "--progress", "json"], folder, read, env=worker_environment(), **callbacks
     )
 
 

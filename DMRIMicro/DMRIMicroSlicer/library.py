@@ -8,6 +8,11 @@ from pathlib import Path
 LIBRARY = "DMRIMicroLib"
 MODULE_FOLDER = Path(__file__).resolve().parents[1]
 
+PYTHON = (3, 11)
+"""The oldest Python that DMRIMicroLib runs on."""
+
+PYTHON_TOO_OLD = "DMRIMicro needs a 3D Slicer with Python 3.11 or newer (5.10 or later)"
+
 
 def library_parent() -> Path:
     """Return the folder that holds DMRIMicroLib: the module's, or one up in a source checkout."""

@@ -15,6 +15,7 @@ from DMRIMicroLib.errors import InputError
 
 from .job import FitJob, start_fit
 from .nodes import acquisition_from_node, node_from_scan, scan_from_node
+from .notes import fit_notes, tell
 from .results import show_maps
 
 
@@ -30,7 +31,7 @@ class DMRIMicroLogic:
         device: str | None = None,
         progress: Callable[[float, str], None] | None = None,
     ) -> list:
-        """Fit in this process and show the maps.
+        """Fit in this process and show the maps; what the user must know goes to the log.
 
         Parameters
         ----------
@@ -53,7 +54,9 @@ class DMRIMicroLogic:
 
         scan = scan_from_node(dwiNode, maskNode, segmentID)
         maps = fit(scan, _names(models), device=device, progress=progress)
-        return show_maps(maps, scan.name)
+        nodes = show_maps(maps, scan.name)
+        tell(fit_notes(maps))
+        return nodes
 
     def start(
         self,
@@ -65,10 +68,12 @@ class DMRIMicroLogic:
         onProgress: Callable[[float, str], None] | None = None,
         onDone: Callable[[list], None] | None = None,
         onError: Callable[[str], None] | None = None,
+        onNote: Callable[[str], None] | None = None,
     ) -> FitJob:
         """Fit in a child process; call ``job.poll()`` from a timer, ``job.cancel()`` to stop.
 
-        `onDone` gets the new nodes. The scene does not change before that.
+        `onDone` gets the new nodes. The scene does not change before that. `onNote` gets, once the
+        fit has ended well, each thing that the user must know; the log does by default.
         """
         scan = scan_from_node(dwiNode, maskNode, segmentID)
         name = scan.name  # the node may be gone when the fit ends
@@ -80,6 +85,7 @@ class DMRIMicroLogic:
                 if onError:
                     onError(f"The maps cannot be shown: {error}")
                 return
+            tell(fit_notes(maps), onNote)
             if onDone:
                 onDone(nodes)
 
@@ -92,11 +98,23 @@ class DMRIMicroLogic:
             on_error=onError,
         )
 
-    def importNifti(self, path: str, bval: str | None = None, bvec: str | None = None):
-        """Load NIfTI with bval and bvec files (found beside it by default) as a DWI node."""
+    def importNifti(
+        self,
+        path: str,
+        bval: str | None = None,
+        bvec: str | None = None,
+        onNote: Callable[[str], None] | None = None,
+    ):
+        """Load NIfTI with bval and bvec files (found beside it by default) as a DWI node.
+
+        `onNote` gets what was recognised or converted on the way; the log does by default.
+        """
         from DMRIMicroLib import load
 
-        return node_from_scan(load(path, bval=bval or None, bvec=bvec or None))
+        scan = load(path, bval=bval or None, bvec=bvec or None)
+        node = node_from_scan(scan)
+        tell(scan.notes, onNote)
+        return node
 
     def models(self) -> dict:
         """Return the registry: name to model."""

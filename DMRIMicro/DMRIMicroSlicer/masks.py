@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from vtk.util.numpy_support import vtk_to_numpy
 
 from DMRIMicroLib.errors import InputError
+from DMRIMicroLib.masking import onto_grid
+
+from .geometry import parent_matrix
 
 LABELMAP = "Binary labelmap"
 VOLUMES = ("vtkMRMLLabelMapVolumeNode", "vtkMRMLScalarVolumeNode")
@@ -43,20 +46,18 @@ def mask_from_node(
             "Choose a label map or a segmentation.",
         )
     out = np.zeros(shape, dtype=bool)
+    parent = parent_matrix(node)
     for inside, to_world in layers:
-        _sample(inside, np.linalg.inv(_parent(node) @ to_world) @ affine, out)
+        try:
+            out |= onto_grid(inside, parent @ to_world, shape, affine)
+        except InputError:
+            continue  # this segment is empty or lies elsewhere; together they may cover the scan
     if not out.any():
         raise InputError(
             f"the mask '{node.GetName()}' covers no voxel of the scan",
             "Check that both show the same head at one place.",
         )
     return out
-
-
-def _parent(node) -> NDArray:
-    from .nodes import parent_matrix  # nodes imports this file
-
-    return parent_matrix(node)
 
 
 def _labelmap(node) -> tuple[NDArray, NDArray]:
@@ -108,16 +109,3 @@ def _extent_matrix(image) -> NDArray:
     shift = np.eye(4)
     shift[:3, 3] = image.GetExtent()[::2]
     return slicer.util.arrayFromVTKMatrix(matrix) @ shift
-
-
-def _sample(inside: NDArray, grid_to_mask: NDArray, out: NDArray) -> None:
-    """Set `out` where the nearest voxel of `inside` is set; slice by slice to keep memory small."""
-    i, j = np.meshgrid(np.arange(out.shape[0]), np.arange(out.shape[1]), indexing="ij")
-    for k in range(out.shape[2]):
-        points = (
-            np.stack([i, j, np.full_like(i, k)], axis=-1) @ grid_to_mask[:3, :3].T
-            + grid_to_mask[:3, 3]
-        )
-        nearest = np.rint(points + 1e-9).astype(int)  # half-way points go one way despite rounding
-        valid = ((nearest >= 0) & (nearest < inside.shape)).all(axis=-1)
-        out[..., k][valid] |= inside[tuple(nearest[valid].T)]

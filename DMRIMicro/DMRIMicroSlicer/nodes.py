@@ -19,7 +19,9 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.scan import Scan
+from DMRIMicroLib.table import B0_THRESHOLD, check_bvals, to_s_per_mm2
 
+from .geometry import parent_matrix, world_affine
 from .masks import mask_from_node
 
 DWI_CLASS = "vtkMRMLDiffusionWeightedVolumeNode"
@@ -32,6 +34,12 @@ UNIT = 1e-6
 
 B_NEAR = 0.5
 """Agreement [s/mm2] asked of b-values that are read back."""
+
+BASELINE_B = 1.0
+"""Below this b-value [s/mm2] Slicer expects a zero vector."""
+
+THRESHOLD = "DMRIMicro.b0_threshold"
+"""Node attribute: highest b-value [s/mm2] of a b0 volume, where it is not the library's own."""
 
 
 def scan_from_node(node, mask_node=None, segment_id: str | None = None) -> Scan:
@@ -51,7 +59,7 @@ def scan_from_node(node, mask_node=None, segment_id: str | None = None) -> Scan:
     Scan
         Its signal shares memory with the node: do not edit the volume while it is used.
     """
-    acquisition = acquisition_from_node(node)
+    acquisition, notes = _read_acquisition(node)
     signal = _array(node)
     if signal.shape[3] != len(acquisition):
         raise InputError(
@@ -64,13 +72,17 @@ def scan_from_node(node, mask_node=None, segment_id: str | None = None) -> Scan:
         if mask_node is None
         else mask_from_node(mask_node, affine, signal.shape[:3], segment_id)
     )
-    return Scan(
-        signal, affine, acquisition, mask=mask, name=node.GetName(), notes=_transform_notes(node)
-    )
+    notes += _transform_notes(node)
+    return Scan(signal, affine, acquisition, mask=mask, name=node.GetName(), notes=notes)
 
 
 def acquisition_from_node(node) -> Acquisition:
-    """Read b-values and gradients, turned into RAS world coordinates."""
+    """Read b-values [s/mm2] and gradients, turned into RAS world coordinates."""
+    return _read_acquisition(node)[0]
+
+
+def _read_acquisition(node) -> tuple[Acquisition, tuple[str, ...]]:
+    """Read the acquisition, and what had to be recognised on the way."""
     if node is None or not node.IsA(DWI_CLASS):
         kind = "nothing" if node is None else f"'{node.GetName()}', a {node.GetClassName()}"
         raise InputError(
@@ -83,38 +95,28 @@ def acquisition_from_node(node) -> Acquisition:
     node.GetMeasurementFrameMatrix(frame)
     turn = _rotation(parent_matrix(node)[:3, :3]) @ slicer.util.arrayFromVTKMatrix(frame)[:3, :3]
     gradients = vtk_to_numpy(node.GetDiffusionGradients()).astype(np.float64) @ turn.T
-    bvals = vtk_to_numpy(node.GetBValues()).astype(np.float64)
+    name = f"'{node.GetName()}'"
+    bvals, note = to_s_per_mm2(check_bvals(vtk_to_numpy(node.GetBValues()), file=name), file=name)
     length = np.linalg.norm(gradients, axis=1, keepdims=True)
-    return Acquisition(bvals, gradients / np.where(length > UNIT, length, 1))
+    acquisition = Acquisition(
+        bvals, gradients / np.where(length > UNIT, length, 1), b0_threshold=_threshold(node)
+    )
+    return acquisition, (note,) if note else ()
 
 
-def parent_matrix(node) -> NDArray[np.float64]:
-    """Return the (4, 4) matrix of the node's parent transforms to world, identity without any."""
-    transform = node.GetParentTransformNode()
-    if transform is None:
-        return np.eye(4)
-    if not transform.IsTransformToWorldLinear():
-        raise InputError(
-            f"'{node.GetName()}' is under the non-linear transform '{transform.GetName()}'",
-            "Take it out of the transform, or harden a linear one: gradients cannot follow a warp.",
-        )
-    matrix = vtk.vtkMatrix4x4()
-    transform.GetMatrixTransformToWorld(matrix)
-    return slicer.util.arrayFromVTKMatrix(matrix)
-
-
-def world_affine(node) -> NDArray[np.float64]:
-    """Return the (4, 4) matrix from voxel indices to RAS world coordinates."""
-    matrix = vtk.vtkMatrix4x4()
-    node.GetIJKToRASMatrix(matrix)
-    return parent_matrix(node) @ slicer.util.arrayFromVTKMatrix(matrix)
+def _threshold(node) -> float:
+    try:
+        return float(node.GetAttribute(THRESHOLD) or B0_THRESHOLD)
+    except ValueError:  # somebody has edited the attribute
+        return B0_THRESHOLD
 
 
 def node_from_scan(scan: Scan, name: str | None = None, node=None):
     """Show a scan as a DWI node, a new one or `node` with its former content replaced.
 
-    Gradients are stored in RAS with an identity measurement frame; b0 volumes get zero vectors,
-    because that and a b-value near 0 is how Slicer knows a baseline.
+    Gradients are stored in RAS with an identity measurement frame; volumes with b below 1 s/mm2
+    get zero vectors, because that is how Slicer knows a baseline. Other b0 volumes keep theirs:
+    the fit uses their true b.
     """
     if not (scan.acquisition.bvals > scan.acquisition.b0_threshold).any():
         raise InputError(
@@ -153,11 +155,15 @@ def _fill(node, scan: Scan) -> None:
     slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(signal.transpose(2, 1, 0, 3)))
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(scan.affine))
     node.SetMeasurementFrameMatrix(slicer.util.vtkMatrixFromArray(np.eye(4)))
-    gradients = np.where(scan.acquisition.is_b0[:, None], 0.0, scan.acquisition.bvecs)
+    acquisition = scan.acquisition
+    gradients = np.where(acquisition.bvals[:, None] < BASELINE_B, 0.0, acquisition.bvecs)
     node.SetNumberOfGradients(len(gradients))
     node.SetDiffusionGradients(numpy_to_vtk(np.ascontiguousarray(gradients), deep=1))
-    node.SetBValues(numpy_to_vtk(np.array(scan.acquisition.bvals), deep=1))
-    _read_back(node, gradients, scan.acquisition.bvals)
+    node.SetBValues(numpy_to_vtk(np.array(acquisition.bvals), deep=1))
+    node.RemoveAttribute(THRESHOLD)
+    if acquisition.b0_threshold != B0_THRESHOLD:
+        node.SetAttribute(THRESHOLD, str(acquisition.b0_threshold))
+    _read_back(node, gradients, acquisition.bvals)
 
 
 def _read_back(node, gradients: NDArray, bvals: NDArray) -> None:

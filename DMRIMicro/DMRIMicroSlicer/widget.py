@@ -89,7 +89,10 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if not self._ready():
                 return
             node = self.logic.importNifti(
-                ui.niftiPath.currentPath, ui.bvalPath.currentPath, ui.bvecPath.currentPath
+                ui.niftiPath.currentPath,
+                ui.bvalPath.currentPath,
+                ui.bvecPath.currentPath,
+                onNote=self._log_note,
             )
         except Exception as error:
             self._fail(str(error), unexpected=not isinstance(error, DMRIMicroError))
@@ -116,6 +119,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 onProgress=self._on_progress,
                 onDone=self._on_done,
                 onError=self._fail,
+                onNote=self._log_note,
             )
         except Exception as error:
             self._fail(str(error), unexpected=not isinstance(error, DMRIMicroError))
@@ -283,6 +287,9 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _log(self, text: str) -> None:
         self.ui.logText.appendPlainText(text)
+
+    def _log_note(self, text: str) -> None:
+        self._log(_("Note: {text}").format(text=text))
 
     def _fail(self, text: str, *, unexpected: bool = False) -> None:
         if unexpected:

@@ -22,8 +22,11 @@ from ..scan import Scan
 from ..version import __version__
 from .linear import WeightedLeastSquares
 
-BATCH_BYTES = 128 * 2**20
-"""Signal of one batch of voxels [bytes]; the working memory is at most some four times that."""
+BATCH_BYTES = 256 * 2**20
+"""Working memory of all batches that are under way together [bytes]."""
+
+BATCH_COPIES = 3
+"""Arrays of the size of a batch's signal that it holds at once: itself, ln S, and room."""
 
 BATCH_VOXELS = {"cpu": 32768, "cuda": 1048576}
 """Voxels in a batch at most: enough to hide the cost of launching each operation."""
@@ -103,7 +106,8 @@ def fit(
 
     Notes
     -----
-    Memory: the signal of the masked voxels in float32 once, plus `BATCH_BYTES`.
+    Memory: the signal of the masked voxels in float32 once, plus `BATCH_BYTES` for the
+    batches of all threads together, plus the maps.
     """
     options = Options(method, iterations, b_max)
     chosen = [get(m) for m in ([models] if isinstance(models, str | Model) else models)]
@@ -141,6 +145,8 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
+        if chosen.type not in BATCH_VOXELS:
+            raise RuntimeError(f"only {' and '.join(BATCH_VOXELS)} are supported")
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
@@ -193,11 +199,11 @@ def _fit_linear(
     passes = options.iterations if options.method == "wls" else 0
     solver = WeightedLeastSquares(design, passes, device=device, dtype=signal.dtype)
     n = len(signal)
-    size = min(
-        BATCH_VOXELS[device.type], max(1024, BATCH_BYTES // (signal.element_size() * len(volumes)))
-    )
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    voxel_bytes = BATCH_COPIES * signal.element_size() * len(volumes)
+    size = min(BATCH_VOXELS[device.type], max(1024, BATCH_BYTES // threads // voxel_bytes))
     if device.type == "cpu":  # a batch for every thread, if there is enough to share
-        size = min(size, max(MIN_BATCH, -(-n // torch.get_num_threads())))
+        size = min(size, max(MIN_BATCH, -(-n // threads)))
     every = len(volumes) == signal.shape[1]
     out = {m.name: torch.empty(m.channels, n) for m in model.metrics}
     good = torch.empty(n, dtype=torch.bool)
@@ -312,10 +318,9 @@ def _provenance(
 
 
 def _fingerprint(scan: Scan) -> str:
-    """sha256 that tells one scan from another: acquisition, grid and b0 image."""
-    told = hashlib.sha256(scan.acquisition.digest.encode())
-    told.update(np.round(scan.affine, 4).tobytes())
-    told.update(_as_bytes(scan.b0))
+    """sha256 that tells one scan from another: grid and first b0 volume, whatever was excluded."""
+    told = hashlib.sha256(np.round(scan.affine, 4).tobytes())
+    told.update(_as_bytes(scan.volumes(np.flatnonzero(scan.acquisition.is_b0)[:1])))
     return told.hexdigest()
 
 

@@ -18,6 +18,7 @@ from . import nifti
 from .gradients import Gradients
 
 TIMEOUT_S = 3600
+MOST_WARNINGS = 5
 
 
 def load(folder: Path) -> Gradients:
@@ -49,6 +50,8 @@ def load(folder: Path) -> Gradients:
                 "Give the folder of one series, or convert with dcm2niix and give one NIfTI.",
                 file=folder,
             )
+        said = (run.stdout + run.stderr).splitlines()
+        warnings = [f"dcm2niix: {line.strip()}" for line in said if line.startswith("Warning")]
         image = nifti.load(images[0])
         signal = np.asarray(image.signal, dtype=np.float32)  # the temporary file goes away
     return replace(
@@ -57,7 +60,11 @@ def load(folder: Path) -> Gradients:
         source=folder,
         bval_file=folder,
         bvec_file=folder,
-        notes=(f"converted from DICOM by {_version(program)}",),
+        notes=(
+            f"converted from DICOM by {_version(program)}",
+            *warnings[:MOST_WARNINGS],
+            *image.notes,
+        ),
     )
 
 

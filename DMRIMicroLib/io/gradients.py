@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
 from ..errors import InputError
+from ..scan import read
 from ..table import check_bvals, check_bvecs, to_s_per_mm2
 
 
@@ -84,9 +85,8 @@ class Gradients:
     def kept_signal(self) -> NDArray:
         """Read the volumes to keep into memory."""
         assert self.keep is not None
-        return np.stack(
-            [np.asarray(self.signal[..., int(v)], dtype=np.float32) for v in self.keep], axis=-1
-        )
+        parts = [part for _, part in read(self.signal, self.keep, self.source)]
+        return np.concatenate(parts, axis=-1)
 
 
 def read_numbers(file: Path) -> NDArray[np.float64]:
@@ -150,14 +150,18 @@ def fsl_to_ras(bvecs: NDArray, affine: NDArray) -> NDArray[np.float64]:
     FSL's vectors refer to the voxel axes, with x reversed where the affine has a positive
     determinant (FSL's "radiological" storage rule). Lengths are kept.
     """
-    rotation = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return (bvecs * _fsl_sign(affine)) @ rotation.T
+    return (bvecs * _fsl_sign(affine)) @ _axes(affine).T
 
 
 def ras_to_fsl(directions: NDArray, affine: NDArray) -> NDArray[np.float64]:
     """Inverse of `fsl_to_ras`."""
-    rotation = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return np.linalg.solve(rotation, directions.T).T * _fsl_sign(affine)
+    return directions @ _axes(affine) * _fsl_sign(affine)
+
+
+def _axes(affine: NDArray) -> NDArray[np.float64]:
+    """Directions of the voxel axes: the orthogonal matrix nearest to them (headers may shear)."""
+    u, _, v = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+    return u @ v
 
 
 def _fsl_sign(affine: NDArray) -> NDArray[np.float64]:

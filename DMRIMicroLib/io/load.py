@@ -93,6 +93,8 @@ def _assemble(
             f"volume {wrong[0]} cannot be excluded: there are {count}", "Volumes count from 0."
         )
     keep = np.setdiff1d(np.arange(count), np.array(exclude, dtype=int))
+    if not len(keep):
+        raise InputError("all volumes are excluded", "Keep at least one b0 and six directions.")
     if len(image.bvals) == count:
         image = replace(image, keep=keep)
     acquisition, notes = image.acquisition(b0_threshold, delta=delta, Delta=Delta, TE=TE)
@@ -108,5 +110,11 @@ def _assemble(
     if 0 < lowest <= b0_threshold:
         whole = whole.with_notes(
             f"the lowest b-value is {lowest:g} s/mm2: these volumes serve as b0, with their true b"
+        )
+    aimless = acquisition.is_b0 & (acquisition.bvals > 1) & ~acquisition.bvecs.any(axis=1)
+    if aimless.any():
+        whole = whole.with_notes(
+            f"{int(aimless.sum())} volumes of b <= {acquisition.bvals[aimless].max():g} s/mm2 have "
+            "no direction: taken as averaged over all directions"
         )
     return whole

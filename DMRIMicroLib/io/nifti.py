@@ -15,6 +15,9 @@ from ..files import staged
 from ..scan import Scan
 from .gradients import Gradients, fsl_to_ras, ras_to_fsl, read_bval, read_bvec
 
+PER_MM = {"meter": 1e3, "micron": 1e-3}
+"""Millimetres in NIfTI's other units of length."""
+
 BVAL_NAMES = (".bval", ".bvals")
 BVEC_NAMES = (".bvec", ".bvecs")
 
@@ -22,15 +25,18 @@ BVEC_NAMES = (".bvec", ".bvecs")
 def load(path: Path, bval: str | Path | None = None, bvec: str | Path | None = None) -> Gradients:
     """Open a 4-D NIfTI file lazily, with its gradient table."""
     image = open_image(path)
-    bval_file = Path(bval) if bval else _beside(path, BVAL_NAMES, "--bval")
-    bvec_file = Path(bvec) if bvec else _beside(path, BVEC_NAMES, "--bvec")
+    bval_file, bval_note = (Path(bval), None) if bval else _beside(path, BVAL_NAMES, "--bval")
+    bvec_file, bvec_note = (Path(bvec), None) if bvec else _beside(path, BVEC_NAMES, "--bvec")
     for file in (bval_file, bvec_file):
         if not file.exists():
             raise InputError("there is no such file", "Check the path.", file=file)
     bvals = read_bval(bval_file)
-    affine = np.asarray(image.affine, dtype=np.float64)
+    affine, header_notes = _world(image)
+    signal = image.dataobj
+    if signal.ndim == 5 and signal.shape[3] == 1:  # (x, y, z, 1, m), as ITK writes vectors
+        signal = signal.reshape((*signal.shape[:3], signal.shape[4]))
     return Gradients(
-        signal=image.dataobj,
+        signal=signal,
         affine=affine,
         bvals=bvals,
         bvecs=fsl_to_ras(read_bvec(bvec_file, len(bvals)), affine),
@@ -38,6 +44,7 @@ def load(path: Path, bval: str | Path | None = None, bvec: str | Path | None = N
         source=path,
         bval_file=bval_file,
         bvec_file=bvec_file,
+        notes=tuple(filter(None, (*header_notes, bval_note, bvec_note))),
     )
 
 
@@ -63,7 +70,7 @@ def save(scan: Scan, path: str | Path) -> Path:
 
 
 def read_volume(path: str | Path) -> tuple[NDArray, NDArray[np.float64]]:
-    """Read a 3-D image, a mask say: its array and affine. NIfTI, or NRRD by SimpleITK."""
+    """Read a 3-D image, a mask say: its array and affine. NIfTI or NRRD."""
     path = Path(path)
     if not path.exists():
         raise InputError("there is no such file", "Check the path.", file=path)
@@ -73,7 +80,7 @@ def read_volume(path: str | Path) -> tuple[NDArray, NDArray[np.float64]]:
         return read_nrrd(path)
     image = open_image(path)
     try:
-        return np.asarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
+        return np.asarray(image.dataobj), _world(image)[0]
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(
             f"cannot be read ({error})", "Copy or make the file again.", file=path
@@ -94,11 +101,32 @@ def open_image(path: Path) -> nib.Nifti1Image:
         ) from error
     if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
         raise InputError(f"is {type(image).__name__}, not NIfTI", "Convert it to NIfTI.", file=path)
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
+    axes = image.affine[:3, :3] / np.linalg.norm(image.affine[:3, :3], axis=0).clip(min=1e-30)
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(axes)) < 1e-3:
         raise InputError(
             "its affine is singular or not finite", "Repair the header (sform/qform).", file=path
         )
+    if (kind := image.get_data_dtype()).kind not in "iuf":
+        raise InputError(
+            f"holds values of type {kind}, expected real numbers",
+            "Give the magnitude image.",
+            file=path,
+        )
     return image
+
+
+def _world(image: nib.Nifti1Image) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Affine to RAS in mm, and what had to be assumed."""
+    affine, notes = np.array(image.affine, dtype=np.float64), []
+    unit = image.header.get_xyzt_units()[0]
+    if unit in PER_MM:
+        affine[:3] *= PER_MM[unit]
+        notes.append(f"the header gives positions in {unit}: converted to mm")
+    if not image.header["sform_code"] and not image.header["qform_code"]:
+        notes.append(
+            "the header says no orientation (sform and qform are 0): left and right are a guess"
+        )
+    return affine, tuple(notes)
 
 
 def stem(path: Path) -> str:
@@ -110,17 +138,27 @@ def stem(path: Path) -> str:
     return name
 
 
-def _beside(path: Path, endings: tuple[str, ...], option: str) -> Path:
-    """Find the table that belongs to an image: same stem, else the only one in the folder."""
-    for ending in endings:
-        if (file := path.with_name(stem(path) + ending)).exists():
-            return file
-    only = [f for f in path.parent.iterdir() if f.name.lower().endswith(endings)]
-    if len(only) == 1:
-        return only[0]
-    found = "there are several in the folder" if only else "there is none in the folder"
+def _beside(path: Path, endings: tuple[str, ...], option: str) -> tuple[Path, str | None]:
+    """Find the table that belongs to an image, and say so where its name does not tell.
+
+    Same stem first, then a plain ``bvals`` or ``bvecs``; any other only if it and the image are
+    the only ones in the folder.
+    """
+    plain = [e.lstrip(".") for e in endings]
+    names = [stem(path) + e for e in endings] + plain + [f"{p}.txt" for p in plain]
+    for name in names:
+        if (file := path.with_name(name)).exists():
+            return file, None
+    files = [f for f in path.parent.iterdir() if not f.name.startswith(".")]
+    tables = [f for f in files if f.name.lower().endswith(endings)]
+    images = [
+        f for f in files if f.name.lower().endswith((".nii", ".nii.gz")) and "mask" not in f.name
+    ]
+    if len(tables) == 1 and images == [path]:
+        return tables[0], f"{tables[0].name} was taken as the table of {path.name}"
+    found = f"there is {tables[0].name}" if len(tables) == 1 else f"there are {len(tables)} others"
     raise InputError(
-        f"no {stem(path)}{endings[0]} lies beside it ({found})",
+        f"no {stem(path)}{endings[0]} lies beside it ({found if tables else 'nor any other'})",
         f"Name the file with {option}.",
         file=path,
     )

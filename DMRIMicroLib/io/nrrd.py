@@ -8,6 +8,7 @@ measurement frame turns gradients into the space of the header.
 from __future__ import annotations
 
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,6 @@ TO_RAS = {
 }
 """Signs that turn each NRRD space into RAS."""
 
-VECTOR_KINDS = ("list", "vector", "none", "???")
-
 
 def load(path: Path) -> Gradients:
     """Read a DWI NRRD file, raw or gzipped, attached or detached header."""
@@ -42,9 +41,13 @@ def load(path: Path) -> Gradients:
             file=path,
         )
     directions, bvals = _gradients(header, path)
-    frame = np.array(header.get("measurement frame", np.eye(3)), dtype=np.float64)
-    if not np.isfinite(frame).all():
-        frame = np.eye(3)
+    frame = np.asarray(header.get("measurement frame", np.eye(3)))
+    if frame.shape != (3, 3) or frame.dtype.kind not in "iuf" or not np.isfinite(frame).all():
+        raise InputError(
+            "the measurement frame is not a 3x3 matrix of numbers",
+            "Correct it; without it the gradients have no meaning.",
+            file=path,
+        )
     # pynrrd gives the frame's columns as rows: a gradient is sum_i g_i * column_i
     world = directions @ frame * signs
     length = np.linalg.norm(world, axis=1, keepdims=True)
@@ -71,7 +74,15 @@ def read_volume(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
 def _read(path: Path) -> tuple[NDArray, dict[str, Any]]:
     try:
         data, header = nrrd.read(str(path), index_order="F")
-    except (OSError, EOFError, ValueError, nrrd.NRRDError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        LookupError,
+        StopIteration,
+        zlib.error,
+        nrrd.NRRDError,
+    ) as error:
         raise InputError(
             f"not a readable NRRD image ({error})", "Copy or convert it again.", file=path
         ) from error
@@ -137,12 +148,18 @@ def _gradients(
             value = [float(x) for x in str(header[key]).split()]
         except ValueError:
             value = []
-        if len(value) != 3:
+        if len(value) != 3 or not np.isfinite(value).all():
             raise InputError(
                 f"the field {key} is {header[key]!r}", "Give three numbers.", file=path
             )
-        repeat = int(header.get(key.replace("gradient", "NEX"), 1))
-        table += [value] * repeat
+        if int(key[-4:]) != len(table):
+            raise InputError(
+                f"the field DWMRI_gradient_{len(table):04d} is missing", "Save it again.", file=path
+            )
+        repeat = str(header.get(key.replace("gradient", "NEX"), 1))
+        if not repeat.strip().isdigit() or int(repeat) < 1:
+            raise InputError(f"the field for NEX is {repeat!r}", "Give a number.", file=path)
+        table += [value] * int(repeat)
     directions = np.array(table)
     length = np.linalg.norm(directions, axis=1)
     if not length.max() > 0:

@@ -63,6 +63,9 @@ class DTI(LinearModel):
         b = torch.tensor(acq.bvals / 1e3)
         x, y, z = torch.tensor(acq.bvecs).unbind(-1)
         square = torch.stack([x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z], -1)
+        # a weak weighting without a direction: gg' averaged over the sphere is a third of I
+        average = torch.tensor([1.0, 1, 1, 0, 0, 0], dtype=b.dtype) / 3
+        square = torch.where(square.any(-1, keepdim=True), square, average)
         return torch.cat([-b[:, None] * square, torch.ones(len(b), 1, dtype=b.dtype)], -1)
 
     def derive(self, parameters: Tensor) -> dict[str, Tensor]:

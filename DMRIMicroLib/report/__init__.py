@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .html import write_report
+    from .html import render, write_report
 
-__all__ = ["write_report"]
+__all__ = ["render", "write_report"]
 
 
 def __getattr__(name: str) -> object:
     # matplotlib and jinja2 are loaded when a report is written, not when the library is imported
-    if name != "write_report":
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .html import write_report
+    from . import html
 
-    return write_report
+    return getattr(html, name)
