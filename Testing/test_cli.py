@@ -125,7 +125,8 @@ def test_ctrl_c_stops_cleanly(tmp_path):
     run.send_signal(signal.SIGINT)
     started = time.monotonic()
     _, said = run.communicate(timeout=30)
-    assert run.returncode == 130, said
+    # Python itself ends by the signal where it struck inside compiled code; a shell shows 130 for both
+    assert run.returncode in (130, -signal.SIGINT), said
     assert time.monotonic() - started < 15
     assert "Stopped" in said
     assert "Traceback" not in said
