@@ -125,7 +125,7 @@ def test_ctrl_c_stops_cleanly(tmp_path):
     run.send_signal(signal.SIGINT)
     started = time.monotonic()
     _, said = run.communicate(timeout=30)
-    # Python itself ends by the signal where it struck inside compiled code; a shell shows 130 for both
+    # Python ends by the signal where it struck inside compiled code: 130 to a shell, too
     assert run.returncode in (130, -signal.SIGINT), said
     assert time.monotonic() - started < 15
     assert "Stopped" in said
