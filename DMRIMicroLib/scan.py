@@ -65,13 +65,7 @@ class Scan:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        shape = tuple(self.signal.shape)
-        if len(shape) != 4:
-            raise InputError(
-                f"the image has {len(shape)} dimensions {shape}, expected 4 (x, y, z, volume)",
-                "Give the whole diffusion series, not one volume of it.",
-                file=self.source,
-            )
+        shape = series_shape(self.signal, self.source)
         if shape[3] != len(self.acquisition):
             raise InputError(
                 f"the image has {shape[3]} volumes and the acquisition {len(self.acquisition)}",
@@ -198,6 +192,18 @@ class Scan:
                 file=self.source,
             )
         return is_b0
+
+
+def series_shape(signal: Any, source: Path | None) -> tuple[int, ...]:
+    """Return the shape of a diffusion series, or say that it is not one."""
+    shape = tuple(signal.shape)
+    if len(shape) != 4:
+        raise InputError(
+            f"the image has {len(shape)} dimensions {shape}, expected 4 (x, y, z, volume)",
+            "Give the whole diffusion series, not one volume of it.",
+            file=source,
+        )
+    return shape
 
 
 def read(signal: Any, indices: NDArray, source: Path | None) -> Iterator[tuple[slice, NDArray]]:

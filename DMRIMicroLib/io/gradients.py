@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
 from ..errors import InputError
-from ..scan import read
+from ..scan import read, series_shape
 from ..table import check_bvals, check_bvecs, to_s_per_mm2
 
 
@@ -50,27 +50,17 @@ class Gradients:
         self, b0_threshold: float, **timing: float | None
     ) -> tuple[Acquisition, tuple[str, ...]]:
         """Check the table and say what had to be interpreted."""
-        shape = tuple(self.signal.shape)
-        if len(shape) != 4:
-            raise InputError(
-                f"the image has {len(shape)} dimensions {shape}, expected 4 (x, y, z, volume)",
-                "Give the whole diffusion series, not one volume of it.",
-                file=self.source,
-            )
-        if len(self.bvals) != shape[3]:
-            raise InputError(
-                f"there are {len(self.bvals)} b-values, "
-                f"and {shape[3]} volumes in {self.source.name}",
-                "Check that the files belong together; name the right one with --bval.",
-                file=self.bval_file,
-            )
-        if len(self.bvecs) != shape[3]:
-            raise InputError(
-                f"there are {len(self.bvecs)} b-vectors, "
-                f"and {shape[3]} volumes in {self.source.name}",
-                "Check that the files belong together; name the right one with --bvec.",
-                file=self.bvec_file,
-            )
+        shape = series_shape(self.signal, self.source)
+        for name, option, table, file in (
+            ("b-values", "--bval", self.bvals, self.bval_file),
+            ("b-vectors", "--bvec", self.bvecs, self.bvec_file),
+        ):
+            if len(table) != shape[3]:
+                raise InputError(
+                    f"there are {len(table)} {name}, and {shape[3]} volumes in {self.source.name}",
+                    f"Check that the files belong together; name the right one with {option}.",
+                    file=file,
+                )
         keep = slice(None) if self.keep is None else self.keep
         bvals = check_bvals(self.bvals[keep], file=self.bval_file)
         bvals, note = to_s_per_mm2(bvals, file=self.bval_file)
