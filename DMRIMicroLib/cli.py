@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from .errors import Cancelled, DMRIMicroError, InputError
+from .maps import voxel_remarks
 from .scan import Scan
 from .table import B0_THRESHOLD
 from .terminal import ProgressStyle, console, shown
@@ -189,7 +190,8 @@ def fit(
     for note in dict.fromkeys(n for p in maps.provenance.values() for n in p["notes"]):
         console.print(f"note: {note}", style="dim")
     for model, made in maps.provenance.items():
-        warn_of(model, made["voxels"])
+        for remark in voxel_remarks(model, made["voxels"]):
+            console.print(remark)
     typer.echo(
         f"{len(maps)} maps of {', '.join(chosen)} in {time.perf_counter() - started:.1f} s: {index}"
     )
@@ -205,19 +207,6 @@ def demo(
     image, mask = fetch()
     fit(image, out=out, mask=mask)
     typer.echo(f"report: {out / 'report.html'}")
-
-
-def warn_of(model: str, voxels: dict[str, int]) -> None:
-    """Say how many voxels or samples could not be used."""
-    if voxels["left_out"]:
-        console.print(
-            f"{model}: {voxels['left_out']} voxels of the mask have no usable signal and stay empty"
-        )
-    if voxels["unusable_samples"]:
-        console.print(
-            f"{model}: {voxels['unusable_samples']} samples in {voxels['with_unusable_samples']} "
-            "voxels are zero, negative or not finite and were given no weight"
-        )
 
 
 def describe(scan: Scan) -> dict:

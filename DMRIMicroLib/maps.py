@@ -274,6 +274,21 @@ class MapSet(Mapping[str, Map]):
         nib.save(image, file)
 
 
+def voxel_remarks(model: str, voxels: Mapping[str, int]) -> list[str]:
+    """Say, from a provenance's counts, what of the mask or the signal could not be used."""
+    told = []
+    if voxels.get("left_out"):
+        told.append(
+            f"{model}: {voxels['left_out']} voxels of the mask have no usable signal and stay empty"
+        )
+    if voxels.get("unusable_samples"):
+        told.append(
+            f"{model}: {voxels['unusable_samples']} samples in {voxels['with_unusable_samples']} "
+            "voxels are zero, negative or not finite and were given no weight"
+        )
+    return told
+
+
 def _mask_file(model: str) -> str:
     return f"model-{model}_desc-fitted_mask.nii.gz"
 

@@ -155,7 +155,7 @@ class Scan:
         """
         baselines = np.flatnonzero(self._baselines())
         b0 = self.b0
-        inside = self.mask if self.mask is not None else b0 > np.mean(b0[np.isfinite(b0)])
+        inside = self.foreground
         if not inside.any():
             return None
         if len(baselines) >= 2:
@@ -175,10 +175,12 @@ class Scan:
         """Median b0 signal in the mask over the noise."""
         if self.noise is None:
             return None
-        inside = (
-            self.mask if self.mask is not None else self.b0 > np.mean(self.b0[np.isfinite(self.b0)])
-        )
-        return float(np.median(self.b0[inside])) / self.noise.sigma
+        return float(np.median(self.b0[self.foreground])) / self.noise.sigma
+
+    @property
+    def foreground(self) -> NDArray[np.bool_]:
+        """(x, y, z) the mask, or the bright half of the b0 image where there is none."""
+        return self.b0 > np.mean(self.b0) if self.mask is None else self.mask
 
     def _baselines(self) -> NDArray[np.bool_]:
         is_b0 = self.acquisition.is_b0

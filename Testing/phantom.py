@@ -13,6 +13,13 @@ OBLIQUE[:3, :3] = np.linalg.qr([[1.9, 0.3, 0.2], [-0.35, 1.8, 0.4], [-0.1, -0.45
 OBLIQUE[:3] *= [2.0, 1.9, 2.4, 1]
 OBLIQUE[:3, 3] = (-30, 12, 5)
 
+AFFINES = {
+    "negative": RING_AFFINE,
+    "positive": RING_AFFINE @ np.diag([-1, 1, 1, 1]),
+    "oblique": OBLIQUE,
+    "sagittal": RING_AFFINE[:, [1, 2, 0, 3]],
+}
+
 
 def directions(count: int, seed: int = 0) -> np.ndarray:
     """Well spread unit vectors: (count, 3), a spiral turned at random."""

@@ -18,9 +18,14 @@ def with_notes(maps, notes: Iterable[str]):
 
 def fit_notes(maps) -> list[str]:
     """Say how the maps were made: the notes of all models, and how many voxels they hold."""
+    from DMRIMicroLib.maps import voxel_remarks
+
     notes = [note for made in maps.provenance.values() for note in made.get("notes", ())]
     for model, made in maps.provenance.items():
-        notes += _counts(model, made.get("voxels", {}))
+        voxels = made.get("voxels", {})
+        if "fitted" in voxels:
+            notes.append(f"{model}: fitted in {voxels['fitted']} voxels")
+        notes += voxel_remarks(model, voxels)
     return list(dict.fromkeys(notes))
 
 
@@ -31,19 +36,3 @@ def tell(notes: Iterable[str], listener: Callable[[str], None] | None = None) ->
             logging.info("DMRIMicro: %s", note)
         else:
             listener(note)
-
-
-def _counts(model: str, voxels: dict) -> list[str]:
-    told = []
-    if "fitted" in voxels:
-        told.append(f"{model}: fitted in {voxels['fitted']} voxels")
-    if voxels.get("left_out"):
-        told.append(
-            f"{model}: {voxels['left_out']} voxels of the mask have no usable signal and stay empty"
-        )
-    if voxels.get("unusable_samples"):
-        told.append(
-            f"{model}: {voxels['unusable_samples']} samples in {voxels['with_unusable_samples']} "
-            "voxels are zero, negative or not finite and were given no weight"
-        )
-    return told

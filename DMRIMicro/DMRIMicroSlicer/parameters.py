@@ -10,7 +10,7 @@ MODULE = "DMRIMicro"
 def parameters():
     """Return the module's parameters of the current scene: attributes `dwi`, `mask`, `model`.
 
-    Slicer's parameterNodeWrapper where it exists (5.2 and later), else the same three by hand.
+    Slicer's parameterNodeWrapper in the desktop; without its Qt parts, the same three by hand.
     """
     node = _node()
     wrapped = _wrapped_class()

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
 from ..errors import Cancelled, InputError
@@ -130,9 +129,10 @@ def fit(
     for k, (model, volumes) in enumerate(zip(chosen, used, strict=True)):
         step = _Step(report, cancelled, k / len(chosen), 1 / len(chosen), f"Fitting {model.title}")
         derived, good, counts = _fit_linear(model, signal, volumes, kept[k], options, device, step)
-        maps = _to_maps(
-            model, derived, good & usable, scan, options, device, volumes, counts, fingerprint
-        )
+        good &= usable
+        made = _provenance(scan, options, device, volumes, fingerprint)
+        made["voxels"] = {"fitted": int(good.sum()), "left_out": int((~good).sum()), **counts}
+        maps = _to_maps(model, derived, good, scan, made)
         result = maps if result is None else result.merged(maps)
     assert result is not None
     report(1.0, "Done")
@@ -254,13 +254,9 @@ def _to_maps(
     derived: dict[str, torch.Tensor],
     good: torch.Tensor,
     scan: Scan,
-    options: Options,
-    device: torch.device,
-    volumes: list[int],
-    counts: dict[str, int],
-    fingerprint: str,
+    provenance: dict[str, Any],
 ) -> MapSet:
-    """Put voxels back on the grid and write down how they were made."""
+    """Put the voxels that are `good` back on the grid."""
     assert scan.mask is not None
     index = np.flatnonzero(scan.mask)
     index, every = index[good.numpy()], bool(good.all())
@@ -281,8 +277,6 @@ def _to_maps(
         maps[metric.name] = Map(
             metric, model.name, data[0] if metric.kind == "scalar" else np.moveaxis(data, 0, -1)
         )
-    provenance = _provenance(scan, options, device, volumes, fingerprint)
-    provenance["voxels"] = {"fitted": int(good.sum()), "left_out": int((~good).sum()), **counts}
     return MapSet(maps, scan.affine, fitted, {model.name: provenance})
 
 
@@ -320,9 +314,5 @@ def _provenance(
 def _fingerprint(scan: Scan) -> str:
     """sha256 that tells one scan from another: grid and first b0 volume, whatever was excluded."""
     told = hashlib.sha256(np.round(scan.affine, 4).tobytes())
-    told.update(_as_bytes(scan.volumes(np.flatnonzero(scan.acquisition.is_b0)[:1])))
+    told.update(scan.volumes(np.flatnonzero(scan.acquisition.is_b0)[:1]).tobytes())
     return told.hexdigest()
-
-
-def _as_bytes(array: NDArray) -> bytes:
-    return np.ascontiguousarray(array).tobytes()

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from ..acquisition import Acquisition
 from ..maps import MapSet
+from ..models.dti import DTI, MM2_S
+from ..physics.linalg import eigh3
 from ..scan import READ_BYTES, Scan
 from .advice import HIGH_FA, warnings_of
 from .coherence import Coherence, coherence
@@ -177,11 +181,11 @@ def _running_median(ratio: NDArray) -> NDArray:
 
 @dataclass(frozen=True)
 class _TensorFit:
-    """What predicts the signal of n voxels: indices, S0 (n,) and tensors (n, 6) [mm2/s]."""
+    """What predicts the signal of n voxels: indices, S0 (n,) and parameters of DTI (7, n)."""
 
     where: tuple[NDArray, ...]
     s0: NDArray
-    tensor: NDArray
+    parameters: torch.Tensor
 
     @classmethod
     def of(cls, scan: Scan, maps: MapSet | None) -> _TensorFit | None:
@@ -190,15 +194,19 @@ class _TensorFit:
             return None
         inside = np.argwhere(maps.mask & (scan.b0 > 0))
         where = tuple(inside[:: max(1, len(inside) // RESIDUAL_VOXELS)].T)
-        scale = 1.0 if maps["tensor"].unit.startswith("mm2") else 1e-3  # else um2/ms
-        return cls(where, scan.b0[where], maps["tensor"].data[where] * scale)
+        return cls(where, scan.b0[where], _parameters(maps["tensor"].data[where]))
 
-    def error(self, signal: NDArray, b: float, g: NDArray) -> float:
-        """Median over voxels of |S - prediction| / S0."""
-        x, y, z = g
-        square = np.array([x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z])
-        predicted = np.exp(np.minimum(-b * (self.tensor @ square), 0))
+    def error(self, signal: NDArray, acquisition: Acquisition) -> float:
+        """Median over voxels of |S - prediction| / S0, for the one volume of `acquisition`."""
+        predicted = DTI().signal(acquisition, self.parameters)[0].clamp(max=1).numpy()
         return float(np.median(np.abs(signal[self.where] / self.s0 - predicted)))
+
+
+def _parameters(tensor: NDArray) -> torch.Tensor:
+    """DTI's parameters for S0 = 1: (n, 6) tensors [mm2/s] -> (7, n)."""
+    parameters = torch.zeros(7, len(tensor))
+    parameters[:6] = torch.from_numpy(np.ascontiguousarray(tensor.T, dtype=np.float32)) / MM2_S
+    return parameters
 
 
 def _read_once(
@@ -212,9 +220,9 @@ def _read_once(
     for v, volume in _each_volume(scan):
         volume = np.nan_to_num(volume, posinf=0.0, neginf=0.0)
         means[v] = np.bincount(z, volume[x, y, z], minlength=scan.shape[2]) / counts
-        b, g = scan.acquisition.bvals[v], scan.acquisition.bvecs[v]
-        if tensor_fit is not None and scan.acquisition.b0_threshold < b <= RESIDUAL_B:
-            errors.append(tensor_fit.error(volume, b, g))
+        acq = scan.acquisition
+        if tensor_fit is not None and acq.b0_threshold < acq.bvals[v] <= RESIDUAL_B:
+            errors.append(tensor_fit.error(volume, acq.subset([v])))
     return means, float(np.median(errors)) if errors else None
 
 
@@ -230,17 +238,12 @@ def _each_volume(scan: Scan) -> Iterator[tuple[int, NDArray]]:
 
 
 def _working_mask(scan: Scan, maps: MapSet | None) -> NDArray[np.bool_]:
-    if maps is not None:
-        return maps.mask
-    return scan.mask if scan.mask is not None else scan.b0 > np.mean(scan.b0)
+    return scan.foreground if maps is None else maps.mask
 
 
 def _impossible(tensor: NDArray) -> tuple[float, float]:
     """Share of voxels with too high an FA, and with a negative eigenvalue: from (n, 6) tensors."""
-    xx, yy, zz, xy, xz, yz = tensor.T.astype(np.float64)
-    matrix = np.stack([np.stack(row, -1) for row in ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))], -2)
-    raw = np.linalg.eigvalsh(matrix)
-    values = np.maximum(raw, 0)
-    size = np.maximum((values**2).sum(-1), 1e-30)
-    spread = ((values - values.mean(-1, keepdims=True)) ** 2).sum(-1)
-    return float(np.mean(np.sqrt(1.5 * spread / size) > HIGH_FA)), float(np.mean(raw[:, 0] < 0))
+    parameters = _parameters(tensor)
+    high = DTI().derive(parameters)["FA"] > HIGH_FA
+    negative = eigh3(parameters[:6])[0][2] < 0
+    return float(high.float().mean()), float(negative.float().mean())
