@@ -145,6 +145,14 @@ class Acquisition:
             return self
         return replace(self, bvals=self.bvals[index], bvecs=self.bvecs[index])
 
+    def powder(self) -> Acquisition:
+        """Return the acquisition of the spherical means: one b0 volume, one a shell by rising b.
+
+        The b-value of a mean is the mean b-value; its direction is arbitrary.
+        """
+        bvals = [float(self.bvals[self.is_b0].mean()), *(shell.b for shell in self.shells)]
+        return replace(self, bvals=np.array(bvals), bvecs=np.tile([0.0, 0, 1], (len(bvals), 1)))
+
     def subsample(
         self, directions: Mapping[float, int], b0: int = 1, start: int = 0
     ) -> NDArray[np.intp]:

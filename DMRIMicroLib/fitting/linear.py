@@ -8,33 +8,15 @@ sigma2 / S2.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..physics.linalg import cholesky_solve, packed_index
+from .result import Fitted
 
 BLOCK_BYTES = {"cpu": 2**19, "cuda": 2**28}
 """Samples worked on at a time [bytes]: on a CPU, what stays in its second-level cache."""
-
-
-@dataclass(frozen=True)
-class LinearFit:
-    """Solution of a batch.
-
-    Attributes
-    ----------
-    parameters : (p, n) tensor
-    good : (n,) bool tensor
-        Whether the usable samples of the voxel determine its parameters.
-    usable : (n,) int tensor
-        Number of samples that are positive and finite.
-    """
-
-    parameters: Tensor
-    good: Tensor
-    usable: Tensor
 
 
 class WeightedLeastSquares:
@@ -68,7 +50,7 @@ class WeightedLeastSquares:
         self.inverse = torch.linalg.pinv(scaled).to(device, dtype)
         self.products = (scaled[:, rows] * scaled[:, columns]).T.contiguous().to(device, dtype)
 
-    def fit(self, signal: Tensor) -> LinearFit:
+    def fit(self, signal: Tensor) -> Fitted:
         """Fit a batch: (n, m) signal -> parameters.
 
         Samples that are not finite or not positive carry no information about ln S and get no
@@ -85,7 +67,7 @@ class WeightedLeastSquares:
             usable[gaps] = valid.sum(1, dtype=torch.int32)
             x[:, gaps], good[gaps] = self._solve(torch.where(valid, signal[gaps], 1).log(), valid)
         good &= torch.isfinite(x.sum(0))
-        return LinearFit(x * self.unscale, good, usable)
+        return Fitted(x * self.unscale, good, usable)
 
     def _solve(self, logs: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Solve ln S (n, m) for scaled parameters (p, n); `valid` (n, m) marks usable samples."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.func import jvp, vmap
 
 from ..acquisition import Acquisition
 from ..maps import Metric
@@ -28,6 +30,10 @@ class Model(ABC):
         ]
         return tuple(dict.fromkeys(lacks))
 
+    def cautions(self, acq: Acquisition) -> tuple[str, ...]:
+        """Say what the user must know of maps from `acq`, although it is enough for a fit."""
+        return ()
+
     def volumes(self, acq: Acquisition) -> list[int]:
         """Volumes to fit by default: all."""
         return list(range(len(acq)))
@@ -39,6 +45,10 @@ class Model(ABC):
     @abstractmethod
     def derive(self, parameters: Tensor) -> dict[str, Tensor]:
         """Compute the metrics: (p, n) parameters -> name to (n,) or (channels, n)."""
+
+    def undetermined(self, metrics: dict[str, Tensor]) -> Tensor | None:
+        """Mark voxels whose metrics mean nothing (NDI where all is free water): (n,) bool."""
+        return None
 
 
 class LinearModel(Model):
@@ -67,3 +77,78 @@ class LinearModel(Model):
                 "(these are degenerate)",
             )
         return ()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One unknown of a nonlinear model.
+
+    Attributes
+    ----------
+    name : str
+    low, high : float
+        Bounds, in `unit`.
+    unit : str
+        ``""`` for a pure number.
+    meaning : str
+    size : int
+        1, or 3 for a direction (a unit vector in RAS: two degrees of freedom; its bounds are not
+        used).
+    prior : (float, float), optional
+        Mean and standard deviation of what is known of it in the brain, for a parameter that
+        practicable acquisitions do not determine alone.
+    """
+
+    name: str
+    low: float
+    high: float
+    unit: str = ""
+    meaning: str = ""
+    size: int = 1
+    prior: tuple[float, float] | None = None
+
+
+class NonlinearModel(Model):
+    """A model that is fitted by `fitting.solver`.
+
+    Its signals are relative to b = 0 times its last parameter S0, which is about 1 because a fit
+    divides the data by a robust S0 first.
+    """
+
+    parameters: ClassVar[tuple[Parameter, ...]]
+
+    @property
+    def rows(self) -> dict[str, slice]:
+        """Where each parameter lies in a (p, n) tensor."""
+        rows, at = {}, 0
+        for parameter in self.parameters:
+            rows[parameter.name] = slice(at, at + parameter.size)
+            at += parameter.size
+        return rows
+
+    @abstractmethod
+    def start(self, acq: Acquisition, signal: Tensor) -> Tensor:
+        """Propose where to begin: (m, n) signal divided by S0 -> (k, p, n), k starts a voxel."""
+
+    def linearise(self, acq: Acquisition, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and Jacobian: (p, n) -> (m, n) and (p, m, n), by forward-mode differentiation.
+
+        Models that are fitted to every volume give their own analytic one, which a test holds to
+        this.
+        """
+
+        def along(row: Tensor) -> tuple[Tensor, Tensor]:
+            tangent = row[:, None].expand_as(parameters)
+            return jvp(lambda x: self.signal(acq, x), (parameters,), (tangent,))
+
+        eye = torch.eye(len(parameters), dtype=parameters.dtype, device=parameters.device)
+        signal, jacobian = vmap(along, out_dims=(None, 0))(eye)
+        return signal, jacobian
+
+
+class PowderModel(NonlinearModel):
+    """A model of spherical means, which do not depend on the fibre orientations.
+
+    `signal` and `start` know one volume per shell, and one for b = 0: those that
+    `Acquisition.powder` gives; the fit averages each shell first.
+    """
