@@ -5,12 +5,27 @@ from __future__ import annotations
 from ..acquisition import Acquisition
 from ..errors import InputError, NotIdentifiable
 from ..maps import Metric
+from .ballstick import BallStick
 from .base import LinearModel, Model
 from .dti import DTI
+from .freewater import FreeWater
+from .mcsmt import MCSMT
+from .sandi import SANDI
+from .smt import SMT
 
 __all__ = ["DTI", "METRICS", "MODELS", "LinearModel", "Model", "get", "require"]
 
-MODELS: dict[str, Model] = {model.name: model for model in (DTI(),)}
+MODELS: dict[str, Model] = {
+    model.name: model
+    for model in (
+        DTI(),
+        FreeWater(),
+        SMT(),
+        MCSMT(),
+        SANDI(),
+        BallStick(),
+    )
+}
 """Every model by name."""
 
 METRICS: dict[str, Metric] = {

@@ -71,22 +71,27 @@ class DTI(LinearModel):
     def derive(self, parameters: Tensor) -> dict[str, Tensor]:
         """Metrics from the parameters: (7, n) -> each (n,), tensor (6, n), V1 (3, n).
 
-        Eigenvalues below 0 are physically impossible and are set to 0, as dipy does; FA is eq. 28
-        of P. J. Basser, C. Pierpaoli, J. Magn. Reson. B 111 (1996) 209-219.
+        Eigenvalues below 0 are physically impossible and are set to 0, as dipy does.
         """
         tensor = parameters[:6]
         values, v1 = eigh3(tensor)
         values = values.clamp(min=0)
         l1, l2, l3 = values
-        mean = values.mean(0)
-        spread = ((values - mean) ** 2).sum(0)
-        size = (values**2).sum(0)
-        fa = torch.sqrt(1.5 * spread / torch.where(size > 0, size, 1))
         return {
-            "FA": fa.clamp(max=1),
-            "MD": mean * MM2_S,
+            "FA": fractional_anisotropy(values),
+            "MD": values.mean(0) * MM2_S,
             "AD": l1 * MM2_S,
             "RD": (l2 + l3) / 2 * MM2_S,
             "tensor": tensor * MM2_S,
             "V1": v1,
         }
+
+
+def fractional_anisotropy(values: Tensor) -> Tensor:
+    """Anisotropy of tensors with these eigenvalues >= 0: (3, n) -> (n,).
+
+    Eq. 28 of P. J. Basser, C. Pierpaoli, J. Magn. Reson. B 111 (1996) 209-219; 0 where all are 0.
+    """
+    spread = ((values - values.mean(0)) ** 2).sum(0)
+    size = (values**2).sum(0)
+    return torch.sqrt(1.5 * spread / torch.where(size > 0, size, 1)).clamp(max=1)

@@ -1,0 +1,136 @@
+"""Soma and neurite density imaging.
+
+M. Palombo, A. Ianus, M. Guerreri, D. Nunes, D. C. Alexander, N. Shemesh, H. Zhang, NeuroImage 215
+(2020) 116835.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..acquisition import Acquisition, Needs
+from ..errors import InputError
+from ..maps import Metric
+from ..physics.compartments import ball, sphere, stick_mean
+from ..physics.weighting import Weighting, weighting
+from .base import Parameter, PowderModel
+from .slope import slope
+from .starts import best_of_grid, mesh
+
+NEEDS = Needs(volumes=3, shells=2, directions=6, timing=True)
+
+ENOUGH_SHELLS, ENOUGH_B = 5, 4000.0
+"""From this number of shells and highest b [s/mm2] on the data alone determine the model (S.
+Schiavi et al., Hum. Brain Mapp. 44 (2023) 4792-4811: five shells, two above b = 3000)."""
+
+FRACTIONS = ([0.05, 0.2, 0.35, 0.5, 0.7, 0.9], [0.05, 0.25, 0.5, 0.75, 0.95])
+DIFFUSIVITIES = ([1.5, 2.5], [0.7, 1.2, 2.2])
+RADII = ([3.0, 6.0], [8.0, 10.0, 12.0])
+"""f_extra and soma share, D_in and D_ec [um2/ms], and R [um] of the search for starts: one start
+from each set of radii."""
+
+
+@dataclass(frozen=True)
+class SANDI(PowderModel):
+    """Sticks, spheres and a ball, for any orientations.
+
+    Mean over directions, eq. 1: S(b) = S0 {(1 - f_ec) [f_in A_in + f_is A_is] + f_ec A_ec} with
+    f_in + f_is = 1; A_in a stick, A_is a sphere by the Gaussian phase distribution, A_ec a ball.
+    The maps show the shares of the whole: f_neurite = (1 - f_ec) f_in, f_soma = (1 - f_ec) f_is.
+
+    Few scans determine all five unknowns; the parameters' priors decide what the data do not
+    (`cautions` says so).
+    """
+
+    name: ClassVar[str] = "sandi"
+    title: ClassVar[str] = "Soma and neurite density imaging"
+    d_soma: float = 3.0
+    """Diffusivity inside somas [um2/ms], fixed as in Palombo et al."""
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("f_neurite", "Neurite signal fraction", needs=NEEDS),
+        Metric("f_soma", "Soma signal fraction", needs=NEEDS),
+        Metric("R_soma", "Apparent soma radius", "um", 1, 12, (1, 12), needs=NEEDS),
+    )
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Parameter("f_ec", 0.0, 1.0, "", "extra-cellular signal fraction", prior=(0.4, 0.3)),
+        Parameter("f_is", 0.0, 1.0, "", "soma share of the cells' signal", prior=(0.4, 0.3)),
+        Parameter("D_in", 0.5, 3.0, "um2/ms", "diffusivity along neurites", prior=(2.0, 0.5)),
+        Parameter("R", 1.0, 12.0, "um", "soma radius", prior=(8.0, 3.0)),
+        Parameter("D_ec", 0.5, 3.0, "um2/ms", "extra-cellular diffusivity", prior=(1.0, 0.5)),
+        Parameter("S0", 0.0, 5.0, "", "signal at b = 0"),
+    )
+
+    def cautions(self, acq: Acquisition) -> tuple[str, ...]:
+        """Say when the priors decide part of the answer."""
+        shells = acq.shells
+        if len(shells) >= ENOUGH_SHELLS and shells[-1].b >= ENOUGH_B:
+            return ()
+        priors = ", ".join(
+            f"{p.name} {p.prior[0]:g} +- {p.prior[1]:g}{' ' + p.unit if p.unit else ''}"
+            for p in self.parameters
+            if p.prior
+        )
+        return (
+            f"SANDI has 5 unknowns and this scan {len(shells)} shells up to b = "
+            f"{shells[-1].b:.0f} s/mm2: these do not determine them alone, and typical values "
+            f"({priors}) decide the rest. Do not read R_soma, nor small differences of f_soma, as "
+            f"measured; that takes {ENOUGH_SHELLS} shells or more, up to b >= {ENOUGH_B:g}.",
+        )
+
+    def signal(self, acq: Acquisition, parameters: Tensor) -> Tensor:
+        """Predict the spherical means: (6, n) parameters -> (m, n)."""
+        f_ec, f_is, d_in, radius, d_ec, s0 = parameters
+        w = weighting(acq, parameters)
+        b = w.b[:, None]
+        cells = (1 - f_is) * stick_mean(b, d_in) + f_is * self._soma(w, radius)
+        return s0 * ((1 - f_ec) * cells + f_ec * ball(b, d_ec))
+
+    def linearise(self, acq: Acquisition, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and Jacobian: (6, n) -> (m, n) and (6, m, n)."""
+        f_ec, f_is, d_in, radius, d_ec, s0 = parameters
+        w = weighting(acq, parameters)
+        b = w.b[:, None]
+        neurite, by_d_in = slope(lambda d: stick_mean(b, d), d_in)
+        soma, by_radius = slope(lambda r: self._soma(w, r), radius)
+        extra = ball(b, d_ec)
+        cells = torch.lerp(neurite, soma, f_is)
+        mean = torch.lerp(cells, extra, f_ec)
+        inside = (1 - f_ec) * s0
+        jacobian = [
+            s0 * (extra - cells),
+            inside * (soma - neurite),
+            inside * (1 - f_is) * by_d_in,
+            inside * f_is * by_radius,
+            -b * s0 * f_ec * extra,
+            mean,
+        ]
+        return s0 * mean, torch.stack(jacobian)
+
+    def start(self, acq: Acquisition, signal: Tensor) -> Tensor:
+        """Propose the best with small and the best with large somas: (m, n) -> (2, 6, n)."""
+        (extra, soma), (d_in, d_ec) = FRACTIONS, DIFFUSIVITIES
+        grids = [mesh(extra, soma, d_in, radii, d_ec, like=signal) for radii in RADII]
+        return torch.stack([best_of_grid(self, acq, signal, grid) for grid in grids])
+
+    def derive(self, parameters: Tensor) -> dict[str, Tensor]:
+        """Metrics: (6, n) parameters -> each (n,)."""
+        f_ec, f_is, _, radius, _, _ = parameters
+        return {
+            "f_neurite": (1 - f_ec) * (1 - f_is),
+            "f_soma": (1 - f_ec) * f_is,
+            "R_soma": radius,
+        }
+
+    def _soma(self, w: Weighting, radius: Tensor) -> Tensor:
+        """Signal of somas: (n,) radii -> (m, n)."""
+        if w.delta is None or w.Delta is None:
+            raise InputError(
+                "the gradient timing is unknown, and the signal of a soma depends on it",
+                "Give delta and Delta [ms].",
+            )
+        return sphere(w.b[:, None], radius, self.d_soma, w.delta, w.Delta)

@@ -1,0 +1,101 @@
+"""Spherical mean technique: the microscopic diffusion tensor.
+
+E. Kaden, F. Kruggel, D. C. Alexander, Magn. Reson. Med. 75 (2016) 1752-1763.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..acquisition import Acquisition, Needs
+from ..maps import Metric
+from ..physics.compartments import zeppelin_mean
+from ..physics.weighting import weighting
+from .base import Parameter, PowderModel
+from .dti import fractional_anisotropy
+from .slope import slope
+from .starts import best_of_grid, mesh
+
+NEEDS = Needs(volumes=3, shells=2, directions=6)
+
+FREE = 3.05
+"""Upper bound of the diffusivities [um2/ms]: free water at body temperature (Kaden et al.)."""
+
+GRID = ([0.4, 0.8, 1.2, 1.6, 2.0, 2.4, 2.8], [0.02, 0.15, 0.3, 0.45, 0.6, 0.8, 0.98])
+"""D_par and D_perp / D_par of the search for a start."""
+
+
+@dataclass(frozen=True)
+class SMT(PowderModel):
+    """The spherical mean of the signal is that of one axially symmetric microscopic tensor.
+
+    Mean over directions, eq. 8:
+    S(b) = S0 exp(-b D_perp) sqrt(pi) erf(sqrt(b (D_par - D_perp))) / (2 sqrt(b (D_par - D_perp))),
+    whatever the fibre orientations. Fitted are D_par and D_perp / D_par, so that
+    0 <= D_perp <= D_par <= 3.05 um2/ms needs bounds only.
+    """
+
+    name: ClassVar[str] = "smt"
+    title: ClassVar[str] = "Spherical mean technique"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric(
+            "SMT_D_par",
+            "Microscopic diffusivity along the fibres",
+            "um2/ms",
+            0,
+            FREE,
+            (0, 3),
+            needs=NEEDS,
+        ),
+        Metric(
+            "SMT_D_perp",
+            "Microscopic diffusivity across the fibres",
+            "um2/ms",
+            0,
+            FREE,
+            (0, 1.5),
+            needs=NEEDS,
+        ),
+        Metric("uFA", "Microscopic fractional anisotropy", needs=NEEDS),
+    )
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Parameter("D_par", 0.0, FREE, "um2/ms", "diffusivity along the fibres"),
+        Parameter("ratio", 0.0, 1.0, "", "D_perp / D_par"),
+        Parameter("S0", 0.0, 5.0, "", "signal at b = 0"),
+    )
+
+    def signal(self, acq: Acquisition, parameters: Tensor) -> Tensor:
+        """Predict the spherical means: (3, n) parameters -> (m, n)."""
+        d_par, ratio, s0 = parameters
+        b = weighting(acq, parameters).b[:, None]
+        return s0 * zeppelin_mean(b, d_par, ratio * d_par)
+
+    def linearise(self, acq: Acquisition, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and Jacobian: (3, n) -> (m, n) and (3, m, n)."""
+        d_par, ratio, s0 = parameters
+        b = weighting(acq, parameters).b[:, None]
+        mean, by_par = slope(lambda d: zeppelin_mean(b, d, ratio * d), d_par)
+        _, by_ratio = slope(lambda r: zeppelin_mean(b, d_par, r * d_par), ratio)
+        return s0 * mean, torch.stack([s0 * by_par, s0 * by_ratio, mean])
+
+    def start(self, acq: Acquisition, signal: Tensor) -> Tensor:
+        """Propose the best of a grid: (m, n) spherical means -> (1, 3, n)."""
+        return best_of_grid(self, acq, signal, mesh(*GRID, like=signal))[None]
+
+    def derive(self, parameters: Tensor) -> dict[str, Tensor]:
+        """Metrics: (3, n) parameters -> each (n,); uFA is the FA of the microscopic tensor."""
+        d_par, ratio, _ = parameters
+        d_perp = ratio * d_par
+        return {
+            "SMT_D_par": d_par,
+            "SMT_D_perp": d_perp,
+            "uFA": fractional_anisotropy(torch.stack([d_par, d_perp, d_perp])),
+        }
+
+    def undetermined(self, metrics: dict[str, Tensor]) -> Tensor:
+        """Mark voxels where nothing diffuses, which have no shape of diffusion: (n,) bool."""
+        return metrics["SMT_D_par"] <= 0
