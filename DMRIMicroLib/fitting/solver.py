@@ -1,0 +1,375 @@
+"""Batched Levenberg-Marquardt: every voxel of a batch takes its own steps, all at once.
+
+D. W. Marquardt, J. Soc. Indust. Appl. Math. 11 (1963) 431-441; bounds by projection, C. Kanzow,
+N. Yamashita, M. Fukushima, J. Comput. Appl. Math. 172 (2004) 375-397.
+
+It minimises, for the parameters x of each voxel,
+
+    sum_i w_i [-2 ln p(y_i | S_i(x), sigma)] + (x - m)' L (x - m)
+
+within bounds. The first term is the weighted sum of squares over sigma2 for Gaussian noise; the
+second is an optional Gaussian prior with mean m and precision L.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..acquisition import Acquisition
+from ..models.base import NonlinearModel
+from ..physics.linalg import cholesky_solve, packed_index
+from .likelihood import Likelihood
+from .result import Fitted
+
+BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**27}
+"""Samples (volumes times voxels) that take a step together: on a CPU, what the caches hold."""
+
+BLOCK_VOXELS = {"cpu": 16384, "cuda": 2**20}
+"""Voxels that take a step together at most."""
+
+ROUND = 4
+"""Steps between two looks at which voxels still need some."""
+
+DAMPING = 1e-2
+"""First damping, relative to the diagonal of the normal matrix."""
+
+DAMPING_HIGH = 1e6
+"""Damping at which no step is left to try: the voxel rests where it is."""
+
+REST = 1e-4
+"""Expected fall of the cost (in units of chi-square) below which a voxel is at rest: its
+parameters are then within a hundredth of their standard deviation of the optimum."""
+
+FLOOR = 1e-3
+"""Information about every parameter that is assumed, in units of 1 / range2: it moves no optimum
+and keeps the normal matrix regular where the data say nothing of a parameter."""
+
+RANGE_INFORMATION = 12.0
+"""Precision of a uniform distribution over its range, times range2: a parameter cannot be more
+uncertain than its bounds, so the covariance takes it for known."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Gaussian prior of the parameters.
+
+    Attributes
+    ----------
+    mean : (p, n) or (p, 1) tensor
+    precision : (p, p, n) or (p, p, 1) tensor
+        Inverse covariance; 0 where nothing is known.
+    """
+
+    mean: Tensor
+    precision: Tensor
+
+    def at(self, index: Tensor) -> Prior:
+        """Prior of some of the voxels."""
+        return Prior(
+            *(v if v.shape[-1] == 1 else v[..., index] for v in (self.mean, self.precision))
+        )
+
+
+@dataclass
+class _State:
+    """Where each of n voxels stands; H is a packed lower triangle."""
+
+    x: Tensor  # (p, n) best parameters so far
+    trial: Tensor  # (p, n) next to be tried
+    cost: Tensor  # (n,)
+    normal: Tensor  # (q, n)
+    gradient: Tensor  # (p, n)
+    damping: Tensor  # (n,)
+    fall: Tensor  # (n,) expected fall of the cost by the last step that was proposed
+    moving: Tensor  # (n,) bool
+
+    def at(self, index: Tensor) -> _State:
+        return _State(*(getattr(self, f)[..., index] for f in self.__dataclass_fields__))
+
+    def put(self, index: Tensor, part: _State) -> None:
+        for name in self.__dataclass_fields__:
+            getattr(self, name)[..., index] = getattr(part, name)
+
+
+class LevenbergMarquardt:
+    """Solver for one model and acquisition.
+
+    Parameters
+    ----------
+    model : NonlinearModel
+    acquisition : Acquisition
+        Of the m volumes of the signals to come.
+    likelihood : Likelihood
+    weights : (m,) tensor, optional
+        Samples that a volume counts for (a spherical mean counts for all its directions).
+    iterations : int
+        Steps at most.
+    """
+
+    def __init__(
+        self,
+        model: NonlinearModel,
+        acquisition: Acquisition,
+        likelihood: Likelihood,
+        *,
+        weights: Tensor | None = None,
+        iterations: int = 60,
+    ) -> None:
+        self.model, self.acquisition, self.likelihood = model, acquisition, likelihood
+        self.weights, self.iterations = weights, iterations
+        self.low, self.high, self.span = _bounds(model)
+        self.directions = [model.rows[p.name] for p in model.parameters if p.size == 3]
+        self.row, self.column = packed_index(len(self.span))
+        self.diagonal = [i * (i + 3) // 2 for i in range(len(self.span))]
+
+    def fit(
+        self,
+        signal: Tensor,
+        sigma: Tensor | float | None = None,
+        *,
+        prior: Prior | None = None,
+        start: Tensor | None = None,
+        covariance: bool = False,
+    ) -> Fitted:
+        """Fit a batch of voxels.
+
+        Parameters
+        ----------
+        signal : (n, m) tensor
+            Divided by S0. Samples that are not finite or not positive get no weight.
+        sigma : float or (n,) tensor, optional
+            Standard deviation of the noise, divided by S0 too. Without it the noise is Gaussian
+            and the covariance comes from the residuals.
+        prior : Prior, optional
+            Of each voxel; by default what the model's parameters declare.
+        start : (p, n) or (k, p, n) tensor, optional
+            Where to begin; by default the model proposes. Of k starts the best end counts.
+        covariance : bool
+            Whether to compute it (Laplace approximation).
+        """
+        n, m = signal.shape
+        usable = (signal > 0) & torch.isfinite(signal)
+        count = usable.sum(1, dtype=torch.int32)
+        y = torch.where(usable, signal, 0).T.contiguous()
+        weight = usable.T.to(y)
+        if self.weights is not None:
+            weight = weight * self.weights.to(y)[:, None]
+        if start is None:
+            start = self.model.start(self.acquisition, torch.where(weight > 0, y, 0.01))
+        problem = _Problem(self, y, weight, _as_row(sigma, y), prior or self._declared(y))
+        starts = start[None] if start.ndim == 2 else start
+        best = problem.solve(starts[0])
+        for other in starts[1:]:
+            rival = problem.solve(other)
+            better = (rival.cost < best.cost).nonzero().squeeze(1)
+            best.put(better, rival.at(better))
+        good = torch.isfinite(best.x.sum(0)) & torch.isfinite(best.cost)
+        good &= count >= min(m, len(self.span) - len(self.directions))
+        found = Fitted(best.x, good, count, converged=~best.moving)
+        return replace(found, covariance=problem.covariance(best)) if covariance else found
+
+    def _declared(self, like: Tensor) -> Prior | None:
+        """Prior that the model's parameters declare."""
+        told = [p.prior for p in self.model.parameters for _ in range(p.size)]
+        if not any(told):
+            return None
+        mean = torch.tensor([t[0] if t else 0.0 for t in told]).to(like)[:, None]
+        precision = torch.tensor([t[1] ** -2 if t else 0.0 for t in told]).to(like)
+        return Prior(mean, torch.diag(precision)[..., None])
+
+
+@dataclass
+class _Problem:
+    """The data of a batch: (m, n) signals and weights, (n,) sigma, prior."""
+
+    solver: LevenbergMarquardt
+    y: Tensor
+    weight: Tensor
+    sigma: Tensor | None
+    prior: Prior | None
+
+    def __post_init__(self) -> None:
+        s = self.solver
+        self.low, self.high, self.span = (v.to(self.y)[:, None] for v in (s.low, s.high, s.span))
+
+    def at(self, index: Tensor) -> _Problem:
+        return replace(
+            self,
+            y=self.y[:, index],
+            weight=self.weight[:, index],
+            sigma=None if self.sigma is None else self.sigma[index],
+            prior=None if self.prior is None else self.prior.at(index),
+        )
+
+    def solve(self, start: Tensor) -> _State:
+        """Take steps from `start` (p, n) until every voxel rests."""
+        state = self._begin(start)
+        pending = torch.arange(start.shape[1], device=start.device)
+        for _ in range(0, self.solver.iterations, ROUND):
+            for index in pending.split(self._block()):
+                part, problem = state.at(index), self.at(index)
+                for _ in range(ROUND):
+                    problem._step(part)
+                state.put(index, part)
+            pending = pending[state.moving[pending]]
+            if not len(pending):
+                break
+        return state
+
+    def _block(self) -> int:
+        kind = self.y.device.type
+        return max(256, min(BLOCK_VOXELS[kind], BLOCK_ELEMENTS[kind] // len(self.y)))
+
+    def _begin(self, start: Tensor) -> _State:
+        p, n = start.shape
+        x = self._inside(start)
+        wide = x.new_zeros(len(self.solver.row), n)
+        infinite = x.new_full((n,), torch.inf)
+        return _State(
+            x, x.clone(), infinite, wide, x.new_zeros(p, n), x.new_full((n,), DAMPING),
+            infinite.clone(), torch.ones(n, dtype=torch.bool, device=x.device),
+        )  # fmt: skip
+
+    def _inside(self, x: Tensor) -> Tensor:
+        """Project onto the bounds, and directions onto the sphere."""
+        x = torch.minimum(torch.maximum(x, self.low), self.high)
+        for rows in self.solver.directions:
+            x[rows] /= x[rows].norm(dim=0).clamp(min=1e-12)
+        return x
+
+    def _step(self, state: _State) -> None:
+        """Judge the trial parameters, and propose the next ones, in place."""
+        cost, normal, gradient = self._expand(state.trial)
+        better = cost < state.cost
+        fall = state.cost - cost
+        state.x = torch.where(better, state.trial, state.x)
+        state.cost = torch.where(better, cost, state.cost)
+        state.normal = torch.where(better, normal, state.normal)
+        state.gradient = torch.where(better, gradient, state.gradient)
+        state.damping = torch.where(better, state.damping * 0.1, state.damping * 8).clamp(min=1e-7)
+        # at rest: little was expected and little was gained, or no step is short enough
+        scale = self._noise_scale(state.cost)
+        rest = (state.fall < REST * scale) & (better & (fall < REST * scale) | ~better)
+        state.moving &= ~(rest | (state.damping > DAMPING_HIGH))
+        self._propose(state)
+
+    def _noise_scale(self, cost: Tensor) -> Tensor | float:
+        """Cost of one sample: 1 in units of chi-square, or else estimated."""
+        if self.sigma is not None:
+            return 1.0
+        free = (len(self.y) - len(self.span) + len(self.solver.directions)) or 1
+        return cost / max(free, 1)
+
+    def _propose(self, state: _State) -> None:
+        """Damped Gauss-Newton step within the bounds."""
+        s = self.solver
+        x, gradient = state.x, state.gradient
+        held = ((x <= self.low) & (gradient > 0)) | ((x >= self.high) & (gradient < 0))
+        free = (~held).to(x)
+        normal = state.normal * free[s.row] * free[s.column]
+        diagonal = state.normal[s.diagonal]
+        normal[s.diagonal] = diagonal * (1 + state.damping) + FLOOR / self.span**2
+        step, _ = cholesky_solve(normal, -gradient * free)
+        step = torch.nan_to_num(step * free, nan=0.0, posinf=0.0, neginf=0.0)
+        trial = self._inside(x + step)
+        state.fall = -(gradient * (trial - x)).sum(0)
+        state.trial = trial
+
+    def _expand(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cost (n,), half its Hessian (q, n) and half its gradient (p, n) at x."""
+        s = self.solver
+        signal, jacobian = s.model.linearise(s.acquisition, x)
+        cost, slope, weight = s.likelihood(self.y, signal, self.sigma, self.weight)
+        gradient = torch.stack([(row * slope).sum(0) for row in jacobian])
+        normal = _products(jacobian, weight)
+        normal, gradient = self._tangent(x, normal, gradient)
+        if self.prior is not None:
+            away = x - self.prior.mean
+            pull = (self.prior.precision * away).sum(1)
+            cost = cost + (away * pull).sum(0)
+            gradient = gradient + pull
+            normal = normal + self.prior.precision[s.row, s.column]
+        return cost, normal, gradient
+
+    def _tangent(self, x: Tensor, normal: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Leave directions only the steps along the sphere.
+
+        The radial part of the normal matrix is replaced by one that is decoupled and regular, so
+        that the system stays solvable and the solution tangential.
+        """
+        s = self.solver
+        if not s.directions:
+            return normal, gradient
+        p = len(x)
+        full = _unpack(normal, p)
+        for rows in s.directions:
+            v = x[rows]
+            gradient[rows] -= v * (v * gradient[rows]).sum(0)
+            full[rows] -= v[:, None] * (v[:, None] * full[rows]).sum(0)
+            full[:, rows] -= v * (full[:, rows] * v).sum(1, keepdim=True)
+            size = (full[range(p), range(p)][rows].sum(0) / 2).clamp(min=FLOOR)
+            full[rows, rows] += size * v[:, None] * v
+        return full[s.row, s.column], gradient
+
+    def covariance(self, state: _State) -> Tensor:
+        """Covariance (p, p, n) by the curvature of the likelihood, the prior and the bounds."""
+        p, n = state.x.shape
+        out = state.x.new_empty(p, p, n)
+        for index in torch.arange(n, device=out.device).split(self._block()):
+            out[..., index] = self.at(index)._covariance(state.x[:, index], state.cost[index])
+        return out
+
+    def _covariance(self, x: Tensor, cost: Tensor) -> Tensor:
+        s = self.solver
+        signal, jacobian = s.model.linearise(s.acquisition, x)
+        information = s.likelihood.information(self.y, signal, self.sigma, self.weight)
+        normal, _ = self._tangent(x, _products(jacobian, information), torch.zeros_like(x))
+        if self.sigma is None:
+            normal = normal / self._noise_scale(cost)
+        if self.prior is not None:
+            normal = normal + self.prior.precision[s.row, s.column]
+        normal[s.diagonal] += RANGE_INFORMATION / self.span**2
+        covariance = torch.linalg.inv(_unpack(normal, len(x)).permute(2, 0, 1)).permute(1, 2, 0)
+        for rows in s.directions:  # no variance along the direction itself
+            v = x[rows]
+            covariance[rows] -= v[:, None] * (v[:, None] * covariance[rows]).sum(0)
+            covariance[:, rows] -= v * (covariance[:, rows] * v).sum(1, keepdim=True)
+        return covariance
+
+
+def _products(jacobian: Tensor, weight: Tensor) -> Tensor:
+    """Packed J' W J: (p, m, n), (m, n) -> (q, n)."""
+    rows = []
+    for i in range(len(jacobian)):
+        weighted = jacobian[i] * weight
+        rows += [(weighted * jacobian[j]).sum(0) for j in range(i + 1)]
+    return torch.stack(rows)
+
+
+def _unpack(packed: Tensor, p: int) -> Tensor:
+    """Packed lower triangle (q, n) -> symmetric (p, p, n)."""
+    full = packed.new_empty(p, p, packed.shape[1])
+    row, column = packed_index(p)
+    full[row, column] = packed
+    full[column, row] = packed
+    return full
+
+
+def _as_row(sigma: Tensor | float | None, like: Tensor) -> Tensor | None:
+    if sigma is None:
+        return None
+    return torch.as_tensor(sigma).to(like).expand(like.shape[1])
+
+
+def _bounds(model: NonlinearModel) -> tuple[Tensor, Tensor, Tensor]:
+    """Low, high and range of each of the p unknowns; a component of a direction is unbounded."""
+    low, high, span = [], [], []
+    for parameter in model.parameters:
+        free = parameter.size > 1
+        low += [-torch.inf if free else parameter.low] * parameter.size
+        high += [torch.inf if free else parameter.high] * parameter.size
+        span += [2.0 if free else parameter.high - parameter.low] * parameter.size
+    return tuple(torch.tensor(v, dtype=torch.float64) for v in (low, high, span))  # type: ignore[return-value]
