@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,21 @@ from .errors import InputError
 from .files import staged
 
 INDEX = "maps.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+class Flag(IntEnum):
+    """What to think of a voxel's metrics; of several, the highest is told."""
+
+    EMPTY = 0
+    """No answer."""
+    GOOD = 1
+    NOT_CONVERGED = 2
+    """The solver was still moving when its steps ran out."""
+    OUT_OF_RANGE = 3
+    """A metric came out beyond its valid range and was set to the limit."""
+    UNDETERMINED = 4
+    """The signal tells too little of some metric (NDI where all is free water)."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +129,15 @@ class MapSet(Mapping[str, Map]):
         Voxels that hold an answer. The maps are 0 elsewhere.
     provenance : dict of model name to dict
         How the maps of each model were made (JSON values only).
+    flags : dict of model name to (x, y, z) uint8 array
+        What to think of each voxel, see `Flag`.
     """
 
     maps: dict[str, Map]
     affine: NDArray[np.float64]
     mask: NDArray[np.bool_]
     provenance: dict[str, dict[str, Any]]
+    flags: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Map:
         try:
@@ -144,6 +162,7 @@ class MapSet(Mapping[str, Map]):
             maps={**self.maps, **other.maps},
             mask=self.mask | other.mask,
             provenance={**self.provenance, **other.provenance},
+            flags={**self.flags, **other.flags},
         )
 
     def save(
@@ -172,7 +191,8 @@ class MapSet(Mapping[str, Map]):
             for item in self.maps.values():
                 entries.append(self._write(item, stage))
             for model in self.provenance:
-                self._nifti(self.mask.astype(np.uint8), stage / _mask_file(model))
+                flags = self.flags.get(model, self.mask.astype(np.uint8))
+                self._nifti(flags, stage / _flags_file(model))
             for name, text in (texts or {}).items():
                 if text is not None:
                     (stage / name).write_text(text, encoding="utf-8")
@@ -180,7 +200,8 @@ class MapSet(Mapping[str, Map]):
                 "format": "DMRIMicro maps",
                 "version": FORMAT_VERSION,
                 "maps": entries,
-                "masks": {model: _mask_file(model) for model in provenance},
+                "flags": {model: _flags_file(model) for model in provenance},
+                "flag_meaning": {int(flag): flag.name.lower() for flag in Flag},
                 "provenance": provenance,
             }
             _dump(index, stage / INDEX)
@@ -217,9 +238,11 @@ class MapSet(Mapping[str, Map]):
             maps[metric.name] = Map(
                 metric, entry["model"], read["file"], read.get("uncertainty_file")
             )
-        masks = [_load(Path(folder) / file) for file in index["masks"].values()]
-        mask = np.logical_or.reduce([m[0] > 0 for m in masks])
-        return cls(maps, masks[0][1], mask, index["provenance"])
+        read = {model: _load(Path(folder) / file) for model, file in index["flags"].items()}
+        flags = {model: data.astype(np.uint8) for model, (data, _) in read.items()}
+        mask = np.logical_or.reduce([f > 0 for f in flags.values()])
+        affine = next(iter(read.values()))[1]
+        return cls(maps, affine, mask, index["provenance"], flags)
 
     def _kept(self, folder: Path, overwrite: bool) -> tuple[list[dict], dict[str, dict]]:
         """Entries of an earlier run in `folder` that stay, and the provenance of all."""
@@ -286,11 +309,21 @@ def voxel_remarks(model: str, voxels: Mapping[str, int]) -> list[str]:
             f"{model}: {voxels['unusable_samples']} samples in {voxels['with_unusable_samples']} "
             "voxels are zero, negative or not finite and were given no weight"
         )
+    meanings = {
+        "not_converged": "did not converge",
+        "out_of_range": "have a metric beyond its valid range, set to the limit",
+        "undetermined": "have too little tissue signal for some metrics to mean anything",
+    }
+    told += [
+        f"{model}: {voxels[key]} voxels {meaning} (see the flags)"
+        for key, meaning in meanings.items()
+        if voxels.get(key)
+    ]
     return told
 
 
-def _mask_file(model: str) -> str:
-    return f"model-{model}_desc-fitted_mask.nii.gz"
+def _flags_file(model: str) -> str:
+    return f"model-{model}_desc-flags_dseg.nii.gz"
 
 
 def _dump(content: dict, file: Path) -> None:
@@ -302,9 +335,9 @@ def _read_index(file: Path) -> dict | None:
         return None
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
-        if index["format"] != "DMRIMicro maps" or index["version"] > FORMAT_VERSION:
+        if index["format"] != "DMRIMicro maps" or index["version"] != FORMAT_VERSION:
             raise ValueError(f"format {index['format']!r} version {index['version']}")
-        for key, kind in (("maps", list), ("masks", dict), ("provenance", dict)):
+        for key, kind in (("maps", list), ("flags", dict), ("provenance", dict)):
             if not isinstance(index[key], kind):
                 raise ValueError(f"{key!r} is a {type(index[key]).__name__}")
     except (ValueError, KeyError, TypeError, OSError) as error:

@@ -23,8 +23,9 @@ from ..models.base import NonlinearModel
 from ..physics.linalg import cholesky_solve, packed_index
 from .likelihood import Likelihood
 from .result import Fitted
+from .robust import outlier_weights
 
-BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**27}
+BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
 """Samples (volumes times voxels) that take a step together: on a CPU, what the caches hold."""
 
 BLOCK_VOXELS = {"cpu": 16384, "cuda": 2**20}
@@ -42,6 +43,9 @@ DAMPING_HIGH = 1e6
 REST = 1e-4
 """Expected fall of the cost (in units of chi-square) below which a voxel is at rest: its
 parameters are then within a hundredth of their standard deviation of the optimum."""
+
+ROBUST_PASSES = 3
+"""Fits with new weights after the first."""
 
 FLOOR = 1e-3
 """Information about every parameter that is assumed, in units of 1 / range2: it moves no optimum
@@ -103,10 +107,10 @@ class LevenbergMarquardt:
     acquisition : Acquisition
         Of the m volumes of the signals to come.
     likelihood : Likelihood
-    weights : (m,) tensor, optional
-        Samples that a volume counts for (a spherical mean counts for all its directions).
     iterations : int
         Steps at most.
+    robust : bool
+        Give samples far from the fit less weight, and fit again (see `outlier_weights`).
     """
 
     def __init__(
@@ -115,11 +119,11 @@ class LevenbergMarquardt:
         acquisition: Acquisition,
         likelihood: Likelihood,
         *,
-        weights: Tensor | None = None,
         iterations: int = 60,
+        robust: bool = False,
     ) -> None:
         self.model, self.acquisition, self.likelihood = model, acquisition, likelihood
-        self.weights, self.iterations = weights, iterations
+        self.iterations, self.robust = iterations, robust
         self.low, self.high, self.span = _bounds(model)
         self.directions = [model.rows[p.name] for p in model.parameters if p.size == 3]
         self.row, self.column = packed_index(len(self.span))
@@ -130,6 +134,7 @@ class LevenbergMarquardt:
         signal: Tensor,
         sigma: Tensor | float | None = None,
         *,
+        counts: Tensor | None = None,
         prior: Prior | None = None,
         start: Tensor | None = None,
         covariance: bool = False,
@@ -143,6 +148,8 @@ class LevenbergMarquardt:
         sigma : float or (n,) tensor, optional
             Standard deviation of the noise, divided by S0 too. Without it the noise is Gaussian
             and the covariance comes from the residuals.
+        counts : (n, m) tensor, optional
+            Samples that each signal is the mean of; 1 by default.
         prior : Prior, optional
             Of each voxel; by default what the model's parameters declare.
         start : (p, n) or (k, p, n) tensor, optional
@@ -155,8 +162,8 @@ class LevenbergMarquardt:
         count = usable.sum(1, dtype=torch.int32)
         y = torch.where(usable, signal, 0).T.contiguous()
         weight = usable.T.to(y)
-        if self.weights is not None:
-            weight = weight * self.weights.to(y)[:, None]
+        if counts is not None:
+            weight = weight * counts.T
         if start is None:
             start = self.model.start(self.acquisition, torch.where(weight > 0, y, 0.01))
         problem = _Problem(self, y, weight, _as_row(sigma, y), prior or self._declared(y))
@@ -166,6 +173,10 @@ class LevenbergMarquardt:
             rival = problem.solve(other)
             better = (rival.cost < best.cost).nonzero().squeeze(1)
             best.put(better, rival.at(better))
+        for _ in range(ROBUST_PASSES * self.robust):
+            residual = problem.y - self.model.signal(self.acquisition, best.x)
+            problem.weight = weight * outlier_weights(residual, weight > 0, problem.sigma)
+            best = problem.solve(best.x)
         good = torch.isfinite(best.x.sum(0)) & torch.isfinite(best.cost)
         good &= count >= min(m, len(self.span) - len(self.directions))
         found = Fitted(best.x, good, count, converged=~best.moving)

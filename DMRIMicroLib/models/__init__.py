@@ -2,36 +2,92 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from inspect import isabstract
+from pathlib import Path
+
 from ..acquisition import Acquisition
 from ..errors import InputError, NotIdentifiable
 from ..maps import Metric
 from .ballstick import BallStick
-from .base import LinearModel, Model
+from .base import LinearModel, Model, NonlinearModel, Parameter
 from .dti import DTI
 from .freewater import FreeWater
 from .mcsmt import MCSMT
+from .noddi import NODDI
 from .sandi import SANDI
 from .smt import SMT
 
-__all__ = ["DTI", "METRICS", "MODELS", "LinearModel", "Model", "get", "require"]
+__all__ = [
+    "METRICS",
+    "MODELS",
+    "LinearModel",
+    "Model",
+    "NonlinearModel",
+    "Parameter",
+    "get",
+    "load_models",
+    "register",
+    "require",
+]
 
-MODELS: dict[str, Model] = {
-    model.name: model
-    for model in (
-        DTI(),
-        FreeWater(),
-        SMT(),
-        MCSMT(),
-        SANDI(),
-        BallStick(),
-    )
-}
+MODELS: dict[str, Model] = {}
 """Every model by name."""
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric for model in MODELS.values() for metric in model.metrics
-}
+METRICS: dict[str, Metric] = {}
 """Every metric by name."""
+
+
+def register(model: Model) -> Model:
+    """Add a model of the user's own; `fit`, the command line and the report then know it.
+
+    Raises
+    ------
+    InputError
+        If a model of that name, or one of its metrics, exists already.
+    """
+    if model.name in MODELS:
+        raise InputError(f"there is a model {model.name!r} already", "Give it another name.")
+    if taken := [m.name for m in model.metrics if m.name in METRICS]:
+        raise InputError(
+            f"there is a metric {taken[0]!r} already", f"Rename it in model {model.name!r}."
+        )
+    MODELS[model.name] = model
+    METRICS.update({metric.name: metric for metric in model.metrics})
+    return model
+
+
+def load_models(file: str | Path) -> list[Model]:
+    """Run a Python file of the user's and register every model class that it defines.
+
+    A class counts that is a `Model`, has a `name` of its own and needs no arguments.
+    """
+    file = Path(file)
+    spec = importlib.util.spec_from_file_location(f"dmrimicro_user_{file.stem}", file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise InputError("no such Python file", "Give a .py file with a model in it.", file=file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(
+            f"it cannot be run ({type(error).__name__}: {error})", "Mend the file.", file=file
+        ) from error
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Model)
+        and value.__module__ == spec.name
+        and not isabstract(value)
+    ]
+    if not found:
+        raise InputError(
+            "it defines no model", "Derive a class from DMRIMicroLib.models.Model.", file=file
+        )
+    return [register(kind()) for kind in found]
 
 
 def get(model: str | Model) -> Model:
@@ -53,3 +109,15 @@ def require(model: Model, acq: Acquisition) -> None:
             f"{model.title} ({model.name}) cannot be fitted: it needs {'; '.join(lacks)}",
             f"This scan has {acq.describe()}.",
         )
+
+
+for _model in (
+    DTI(),
+    FreeWater(),
+    NODDI(),
+    SMT(),
+    MCSMT(),
+    SANDI(),
+    BallStick(),
+):
+    register(_model)

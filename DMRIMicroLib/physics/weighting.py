@@ -32,7 +32,7 @@ class Weighting:
 
 
 def weighting(acq: Acquisition, like: Tensor) -> Weighting:
-    """Return the acquisition with the dtype and on the device of `like` (kept for the next call)."""
+    """Return the acquisition in the dtype and on the device of `like` (kept for the next call)."""
     return _weighting(acq, like.dtype, like.device)
 
 

@@ -1,0 +1,102 @@
+"""How each kind of model is fitted to a batch of voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import singledispatch
+
+import torch
+from torch import Tensor
+
+from ..acquisition import Acquisition
+from ..models.base import LinearModel, Model, NonlinearModel, PowderModel
+from ..models.framed import FramedModel
+from .likelihood import Likelihood
+from .linear import WeightedLeastSquares
+from .means import spherical_means
+from .options import Options
+from .regularised import RegularisedLeastSquares
+from .result import Fitted
+from .solver import LevenbergMarquardt
+
+Method = Callable[[Tensor, Tensor | None], Fitted]
+"""(n, m) signal and (n,) sigma, or None if the noise is not known -> solution."""
+
+UNKNOWN_NOISE = 0.03
+"""Noise over S0 that weighs data against a model's prior where the noise is not known."""
+
+
+@singledispatch
+def method_for(
+    model: Model, acq: Acquisition, options: Options, device: torch.device, dtype: torch.dtype
+) -> Method:
+    """Return what fits `model` to signals of `acq`."""
+    raise TypeError(f"no solver for models like {type(model).__name__}")
+
+
+@method_for.register
+def _(model: LinearModel, acq, options, device, dtype) -> Method:
+    solver = WeightedLeastSquares(
+        model.design(acq),
+        options.iterations if options.method == "wls" else 0,
+        robust=options.robust,
+        device=device,
+        dtype=dtype,
+    )
+    return lambda signal, sigma: solver.fit(signal, covariance=options.uncertainty, sigma=sigma)
+
+
+@method_for.register
+def _(model: FramedModel, acq, options, device, dtype) -> Method:
+    solver = RegularisedLeastSquares(model, acq, device=device, dtype=dtype)
+    return lambda signal, sigma: solver.fit(signal, covariance=options.uncertainty, sigma=sigma)
+
+
+@method_for.register
+def _(model: NonlinearModel, acq, options, device, dtype) -> Method:
+    baselines = torch.tensor(acq.is_b0.nonzero()[0])
+    kind = "gaussian" if options.likelihood == "gaussian" else "rician"
+    solver = LevenbergMarquardt(model, acq, Likelihood(kind, options.coils), robust=options.robust)
+
+    def fit(signal: Tensor, sigma: Tensor | None) -> Fitted:
+        relative, sigma, has_s0 = _divide(signal, sigma, baselines.to(signal.device))
+        found = solver.fit(relative, sigma, covariance=options.uncertainty)
+        return _only(found, has_s0)
+
+    return fit
+
+
+@method_for.register
+def _(model: PowderModel, acq, options, device, dtype) -> Method:
+    baselines = torch.tensor(acq.is_b0.nonzero()[0])
+    # a mean over many samples is Gaussian; what is left of the noise floor is taken out of it
+    solver = LevenbergMarquardt(model, acq.powder(), Likelihood("gaussian"))
+    has_prior = any(p.prior for p in model.parameters)
+
+    def fit(signal: Tensor, sigma: Tensor | None) -> Fitted:
+        relative, sigma, has_s0 = _divide(signal, sigma, baselines.to(signal.device))
+        floor = None if options.likelihood == "gaussian" else sigma
+        means, counts = spherical_means(relative, acq, floor, options.coils)
+        if sigma is None and has_prior:
+            sigma = torch.full_like(relative[:, 0], UNKNOWN_NOISE)
+        found = solver.fit(means, sigma, counts=counts, covariance=options.uncertainty)
+        return _only(found, has_s0)
+
+    return fit
+
+
+def _divide(
+    signal: Tensor, sigma: Tensor | None, baselines: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Divide by S0, the mean of the usable b0 samples; say where there is one."""
+    b0 = signal[:, baselines]
+    usable = (b0 > 0) & torch.isfinite(b0)
+    s0 = torch.where(usable, b0, 0).sum(1) / usable.sum(1).clamp(min=1)
+    has_s0 = s0 > 0
+    s0 = torch.where(has_s0, s0, 1)
+    return signal / s0[:, None], None if sigma is None else sigma / s0, has_s0
+
+
+def _only(found: Fitted, good: Tensor) -> Fitted:
+    return replace(found, good=found.good & good)

@@ -1,0 +1,80 @@
+"""From fitted parameters to metrics, their standard deviations, and what to think of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..maps import Flag
+from ..models.base import Model
+from .result import Fitted
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Metrics of a batch of n voxels.
+
+    Attributes
+    ----------
+    values : dict of name to (channels, n) tensor
+    deviations : dict of name to (1, n) tensor
+        Standard deviations of scalar metrics; empty unless asked for.
+    flags : (n,) uint8 tensor
+        See `maps.Flag`.
+    """
+
+    values: dict[str, Tensor]
+    deviations: dict[str, Tensor]
+    flags: Tensor
+
+
+RANGE_SLACK = 1e-4
+"""Share of its range by which a value may pass a limit without being called out of range."""
+
+
+def outcome(model: Model, found: Fitted) -> Outcome:
+    """Derive the metrics; set what lies outside its valid range to the limit, and flag it."""
+    derived = model.derive(found.parameters)
+    deviations = {}
+    if found.covariance is not None:
+        deviations = _deviations(model, found.parameters, found.covariance)
+    flags = torch.full_like(found.good, Flag.GOOD, dtype=torch.uint8)
+    if found.converged is not None:
+        flags[~found.converged] = Flag.NOT_CONVERGED
+    values, finite = {}, found.good.clone()
+    for metric in model.metrics:
+        value = derived[metric.name].reshape(metric.channels, -1)
+        finite &= torch.isfinite(value).all(0)
+        if metric.kind == "scalar":
+            slack = RANGE_SLACK * (metric.high - metric.low)
+            outside = (value < metric.low - slack) | (value > metric.high + slack)
+            flags[outside[0]] = Flag.OUT_OF_RANGE
+            value = value.clamp(metric.low, metric.high)
+        values[metric.name] = value
+    unclear = model.undetermined(derived)
+    if unclear is not None:
+        flags[unclear] = Flag.UNDETERMINED
+    flags[~finite] = Flag.EMPTY
+    return Outcome(values, deviations, flags)
+
+
+def _deviations(model: Model, parameters: Tensor, covariance: Tensor) -> dict[str, Tensor]:
+    """Standard deviations by the delta method: sd2 = g' C g with the gradient g of the metric.
+
+    A metric is not known less well than a uniform distribution over its range.
+    """
+    leaf = parameters.detach().requires_grad_()
+    with torch.enable_grad():
+        derived = model.derive(leaf)
+    out = {}
+    for metric in model.metrics:
+        if metric.kind != "scalar":
+            continue
+        (gradient,) = torch.autograd.grad(derived[metric.name].sum(), leaf, retain_graph=True)
+        variance = torch.einsum("pn,pqn,qn->n", gradient, covariance, gradient)
+        widest = (metric.high - metric.low) / 12**0.5
+        sd = variance.clamp(min=0).sqrt().nan_to_num(nan=widest).clamp(max=widest)
+        out[metric.name] = sd[None]
+    return out
