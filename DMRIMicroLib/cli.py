@@ -39,6 +39,21 @@ class Method(StrEnum):
     ols = "ols"
 
 
+class Noise(StrEnum):
+    """Noise of the magnitude signal."""
+
+    auto = "auto"
+    rician = "rician"
+    gaussian = "gaussian"
+
+
+class Denoise(StrEnum):
+    """Methods of noise removal."""
+
+    mppca = "mppca"
+    patch2self = "patch2self"
+
+
 ScanPath = Annotated[
     Path, typer.Argument(help="NIfTI (.nii, .nii.gz), DWI NRRD, or a folder of DICOM files.")
 ]
@@ -50,6 +65,9 @@ Mask = Annotated[
     Path | None, typer.Option(help="Mask image on any overlapping grid; estimated if left out.")
 ]
 Threshold = Annotated[float, typer.Option(help="Volumes with b up to this count as b0 [s/mm2].")]
+ModelFile = Annotated[
+    list[Path] | None, typer.Option(help="Python file with a model of your own; may be repeated.")
+]
 Exclude = Annotated[str, typer.Option(help="Volumes to leave out, counted from 0: 3,17,40-45.")]
 
 
@@ -119,6 +137,7 @@ def fit(
     scan: ScanPath,
     out: Annotated[Path, typer.Option(help="Folder for the maps.")],
     models: Annotated[str, typer.Option(help="Models, separated by commas, or all.")] = "dti",
+    model_file: ModelFile = None,
     bval: Bval = None,
     bvec: Bvec = None,
     mask: Mask = None,
@@ -131,6 +150,21 @@ def fit(
         Method, typer.Option(help="Weighted or ordinary least squares.")
     ] = Method.wls,
     iterations: Annotated[int, typer.Option(help="Reweighted passes of wls.")] = 1,
+    likelihood: Annotated[
+        Noise, typer.Option(help="Noise in nonlinear models; auto: Rician where it is known.")
+    ] = Noise.auto,
+    coils: Annotated[
+        int, typer.Option(help="Coils in a sum of squares; above 1: noncentral chi.")
+    ] = 1,
+    noise: Annotated[
+        str, typer.Option(help="Noise from: b0 (repeats), pca, or a number in the signal's unit.")
+    ] = "b0",
+    robust: Annotated[bool, typer.Option(help="Give outlying samples less weight.")] = False,
+    uncertainty: Annotated[
+        bool, typer.Option(help="Write the standard deviation of every map, too.")
+    ] = False,
+    denoise: Annotated[Denoise | None, typer.Option(help="Remove noise first.")] = None,
+    degibbs: Annotated[bool, typer.Option(help="Remove Gibbs ringing first.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; all cores if left out.", min=1)
@@ -147,6 +181,8 @@ def fit(
     from .files import check_writable
     from .io import load
     from .masking import brain_mask
+    from .models import load_models
+    from .preprocess import prepare
 
     started = time.perf_counter()
     opened = load(
@@ -157,6 +193,8 @@ def fit(
         b0_threshold=b0_threshold,
         exclude=parse_volumes(exclude),
     )
+    for file in model_file or []:
+        load_models(file)
     chosen = choose_models(models, opened)
     check_writable(out)
     # after the input is known to be good: importing torch takes seconds
@@ -169,12 +207,17 @@ def fit(
     with shown(progress) as tell:
         tell(0.0, "Reading")
         opened = brain_mask(opened)
+        opened = prepare(opened, denoise=denoise, degibbs=degibbs, noise=noise, progress=tell)
         maps = fit_scan(
             opened,
             chosen,
             method=method.value,
             iterations=iterations,
             b_max=b_max,
+            likelihood=likelihood.value,
+            coils=coils,
+            robust=robust,
+            uncertainty=uncertainty,
             device=device,
             progress=lambda share, text: tell(0.8 * share, text),
         )
@@ -229,21 +272,15 @@ def describe(scan: Scan) -> dict:
 
 def choose_models(text: str, scan: Scan) -> list[str]:
     """Turn 'dti,dki' or 'all' into names; 'all' leaves out, and says, what is not identifiable."""
-    from .models import MODELS, get
+    from .models import choose
 
-    if text.strip().lower() != "all":
-        return [get(name.strip()).name for name in text.split(",") if name.strip()]
-    chosen = []
-    for name, model in MODELS.items():
-        if lacks := model.missing(scan.acquisition):
-            console.print(f"{name} is left out: it needs {'; '.join(lacks)}")
-        else:
-            chosen.append(name)
-    if not chosen:
-        raise InputError(
-            "no model can be identified from this scan", f"It has {scan.acquisition.describe()}."
-        )
-    return chosen
+    wanted = text if text.strip().lower() == "all" else [n.strip() for n in text.split(",")]
+    chosen, notes = choose(
+        [n for n in wanted if n] if isinstance(wanted, list) else wanted, scan.acquisition
+    )
+    for note in notes:
+        console.print(note)
+    return [model.name for model in chosen]
 
 
 def parse_volumes(text: str) -> list[int]:

@@ -16,11 +16,12 @@ from ..acquisition import Acquisition
 from ..errors import InputError
 from ..maps import Flag, Map, MapSet
 from ..masking import brain_mask
-from ..models import MODELS, Model, get, require
+from ..models import Model, choose, require
 from ..scan import Noise, Scan
 from ..version import __version__
 from .options import Options
 from .run import BATCH_VOXELS, Found, Progress, Run, Step
+
 
 def fit(
     scan: Scan,
@@ -71,7 +72,7 @@ def fit(
     batches of all threads together, plus the maps.
     """
     chosen_options = _options(options)
-    chosen, notes = choose_models(models, scan.acquisition)
+    chosen, notes = choose(models, scan.acquisition)
     device = choose_device(device)
     used = [select_volumes(model, scan.acquisition, chosen_options.b_max) for model in chosen]
     kept = [scan.acquisition.subset(volumes) for volumes in used]
@@ -101,28 +102,6 @@ def fit(
     return result
 
 
-def choose_models(
-    models: str | Model | Sequence[str | Model], acquisition: Acquisition
-) -> tuple[list[Model], list[str]]:
-    """Return the models named; of "all", those that can be fitted, and why not the others."""
-    if not (isinstance(models, str) and models.strip().lower() == "all"):
-        named = [models] if isinstance(models, str | Model) else list(models)
-        if not named:
-            raise InputError("no model was named", "Name at least one.")
-        return list({model.name: model for model in map(get, named)}.values()), []
-    chosen, notes = [], []
-    for model in MODELS.values():
-        if lacks := model.missing(acquisition):
-            notes.append(f"{model.name} is left out: it needs {'; '.join(lacks)}")
-        else:
-            chosen.append(model)
-    if not chosen:
-        raise InputError(
-            "no model can be identified from this scan", f"It has {acquisition.describe()}."
-        )
-    return chosen, notes
-
-
 def _options(given: dict[str, Any]) -> Options:
     known = Options.__dataclass_fields__
     if strangers := [name for name in given if name not in known]:
@@ -137,7 +116,7 @@ def _noise(scan: Scan, options: Options) -> Noise | None:
 
 
 def _per_voxel(noise: Noise, scan: Scan) -> torch.Tensor:
-    """Standard deviation in each voxel of the mask: (n,) float32."""
+    """Spread the noise over the voxels of the mask: (n,) float32 standard deviations."""
     assert scan.mask is not None
     if noise.map is None:
         return torch.full((int(scan.mask.sum()),), noise.sigma)
@@ -220,7 +199,9 @@ def _provenance(
     notes = [*scan.notes, *(f"{run.model.name}: {c}" for c in run.model.cautions(run.acquisition))]
     if len(volumes) < len(acq):
         kept = acq.subset(volumes)
-        notes.append(f"{run.model.name}: fitted to {len(volumes)} of {len(acq)} volumes: {kept.describe()}")
+        notes.append(
+            f"{run.model.name}: fitted to {len(volumes)} of {len(acq)} volumes: {kept.describe()}"
+        )
     return {
         "software": "DMRIMicro",
         "version": __version__,

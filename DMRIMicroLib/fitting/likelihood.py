@@ -33,9 +33,7 @@ class Likelihood:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise InputError(
-                f"likelihood is {self.kind!r}", f"Choose {' or '.join(KINDS)}."
-            )
+            raise InputError(f"likelihood is {self.kind!r}", f"Choose {' or '.join(KINDS)}.")
         if self.coils < 1:
             raise InputError(f"coils is {self.coils}", "Choose 1 or more.")
 

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 
 from ..acquisition import Acquisition
-from ..physics.noise import underlying
-from ..physics.sh import fit_matrix, sh_basis
 
 ORDERS = ((30, 4), (12, 2), (1, 0))
 """Least number of directions for each order of the smooth signal that tells the noise floor."""
@@ -50,6 +48,8 @@ def spherical_means(
         count = usable.sum(1).to(signal)
         mean = part.sum(1) / count.clamp(min=1)
         if sigma is not None:
+            from ..physics.noise import underlying
+
             filled = torch.where(usable, part, mean[:, None])
             smooth = filled @ _smoother(acquisition, group, k > 0).to(signal)
             mean = mean - (smooth - underlying(smooth, sigma[:, None], coils)).mean(1)
@@ -63,6 +63,8 @@ def _smoother(acquisition: Acquisition, group: Tensor, weighted: bool) -> Tensor
     m = len(group)
     if not weighted:
         return torch.full((m, m), 1 / m, dtype=torch.float64)
+    from ..physics.sh import fit_matrix, sh_basis
+
     directions = torch.tensor(acquisition.bvecs)[group]
     order = next(order for least, order in ORDERS if m >= least)
     return (sh_basis(directions, order) @ fit_matrix(directions, order)).T

@@ -61,7 +61,7 @@ def outcome(model: Model, found: Fitted) -> Outcome:
 
 
 def _deviations(model: Model, parameters: Tensor, covariance: Tensor) -> dict[str, Tensor]:
-    """Standard deviations by the delta method: sd2 = g' C g with the gradient g of the metric.
+    """Compute standard deviations by the delta method: sd2 = g' C g, g the metric's gradient.
 
     A metric is not known less well than a uniform distribution over its range.
     """

@@ -45,6 +45,7 @@ class Step:
     text: str
 
     def __call__(self, done: float) -> None:
+        """Report the share that is done, or stop."""
         if self.cancelled is not None and self.cancelled():
             raise Cancelled("The fit was cancelled; nothing was written.")
         self.report(self.start + self.share * done, self.text)
@@ -60,6 +61,7 @@ class Found:
     usable: torch.Tensor
 
     def counts(self, volumes: int) -> dict[str, int]:
+        """Count voxels by flag, and samples that could not be used."""
         told = {
             "fitted": int((self.flags != Flag.EMPTY).sum()),
             "left_out": int((self.flags == Flag.EMPTY).sum()),

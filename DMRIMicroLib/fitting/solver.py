@@ -157,7 +157,7 @@ class LevenbergMarquardt:
         covariance : bool
             Whether to compute it (Laplace approximation).
         """
-        n, m = signal.shape
+        m = signal.shape[1]
         usable = (signal > 0) & torch.isfinite(signal)
         count = usable.sum(1, dtype=torch.int32)
         y = torch.where(usable, signal, 0).T.contiguous()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from inspect import isabstract
 from pathlib import Path
 
@@ -26,6 +27,7 @@ __all__ = [
     "Model",
     "NonlinearModel",
     "Parameter",
+    "choose",
     "get",
     "load_models",
     "register",
@@ -100,6 +102,28 @@ def get(model: str | Model) -> Model:
         raise InputError(
             f"there is no model {model!r}", f"Choose from: {', '.join(MODELS)}."
         ) from None
+
+
+def choose(
+    models: str | Model | Sequence[str | Model], acquisition: Acquisition
+) -> tuple[list[Model], list[str]]:
+    """Return the models named; of "all", those that can be fitted, and why not the others."""
+    if not (isinstance(models, str) and models.strip().lower() == "all"):
+        named = [models] if isinstance(models, str | Model) else list(models)
+        if not named:
+            raise InputError("no model was named", "Name at least one.")
+        return list({model.name: model for model in map(get, named)}.values()), []
+    chosen, notes = [], []
+    for model in MODELS.values():
+        if lacks := model.missing(acquisition):
+            notes.append(f"{model.name} is left out: it needs {'; '.join(lacks)}")
+        else:
+            chosen.append(model)
+    if not chosen:
+        raise InputError(
+            "no model can be identified from this scan", f"It has {acquisition.describe()}."
+        )
+    return chosen, notes
 
 
 def require(model: Model, acq: Acquisition) -> None:

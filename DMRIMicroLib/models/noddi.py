@@ -13,14 +13,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from ..acquisition import Acquisition, Needs
 from ..maps import Metric
 from ..physics.compartments import axial_kernel, ball
 from ..physics.legendre import legendre
 from ..physics.linalg import eigh3
-from ..physics.watson import kappa_from_odi, watson_moments
+from ..physics.watson import kappa_from_odi, watson_moments, watson_slopes
 from ..physics.weighting import weighting
 from .base import NonlinearModel, Parameter
 from .starts import log_tensor, mesh
@@ -93,9 +92,10 @@ class NODDI(NonlinearModel):
         ndi, odi, fwf, mu, s0 = self._unpack(parameters)
         w, order = weighting(acq, parameters), _order(acq)
         b, water = w.b[:, None], ball(w.b, self.d_iso)[:, None]
-        moments, slopes = jvp(
-            lambda o: watson_moments(kappa_from_odi(o), order), (odi,), (torch.ones_like(odi),)
-        )
+        moments = watson_moments(kappa_from_odi(odi), order + 2)
+        by_kappa = math.pi / 2 / torch.sin(odi * math.pi / 2).square()  # -d kappa / d ODI
+        slopes = watson_slopes(moments) * -by_kappa[:, None]
+        moments = moments[:, :-1]
         second, second_by_odi = moments[:, 1], slopes[:, 1]
         cos = torch.mm(w.g, mu)
         square = cos * cos

@@ -87,3 +87,21 @@ def _quadrature(order: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     slope = GRADING * y ** (GRADING - 1)
     polynomials = np.polynomial.legendre.legvander(1 - below, order)[:, ::2]
     return below * (2 - below), (weights * slope)[:, None] * polynomials
+
+
+def watson_slopes(moments: Tensor) -> Tensor:
+    """Derivative of Legendre moments by the concentration: (..., k + 1) -> (..., k).
+
+    With p ~ exp(kappa t^2), d<P_l> / d kappa = <t^2 P_l> - <t^2> <P_l>, and t^2 P_l is a sum of
+    P_{l-2}, P_l and P_{l+2} (Abramowitz and Stegun, eq. 8.5.3, twice); that is why the moment of
+    the highest degree is needed but gets no derivative.
+    """
+    k = moments.shape[-1] - 1
+    l = 2 * torch.arange(k).to(moments)  # noqa: E741
+    up = (l + 1) * (l + 2) / ((2 * l + 1) * (2 * l + 3))
+    same = (l + 1) ** 2 / ((2 * l + 1) * (2 * l + 3)) + l**2 / ((2 * l + 1) * (2 * l - 1))
+    down = l * (l - 1) / ((2 * l + 1) * (2 * l - 1))
+    here = moments[..., :k]
+    second_moment = (1 + 2 * moments[..., 1:2]) / 3
+    before = torch.cat([torch.zeros_like(here[..., :1]), here[..., :-1]], -1)
+    return up * moments[..., 1:] + (same - second_moment) * here + down * before

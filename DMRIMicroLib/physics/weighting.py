@@ -38,5 +38,6 @@ def weighting(acq: Acquisition, like: Tensor) -> Weighting:
 
 @lru_cache(maxsize=64)
 def _weighting(acq: Acquisition, dtype: torch.dtype, device: torch.device) -> Weighting:
-    b = torch.tensor(acq.bvals / 1e3).to(device, dtype)
-    return Weighting(b, torch.tensor(acq.bvecs).to(device, dtype), acq.delta, acq.Delta)
+    with torch.inference_mode(False):  # a tensor born in inference mode cannot be trained with
+        b = torch.tensor(acq.bvals / 1e3).to(device, dtype)
+        return Weighting(b, torch.tensor(acq.bvecs).to(device, dtype), acq.delta, acq.Delta)
