@@ -38,7 +38,7 @@ from each set of radii."""
 class SANDI(PowderModel):
     """Sticks, spheres and a ball, for any orientations.
 
-    Mean over directions, eq. 1: S(b) = S0 {(1 - f_ec) [f_in A_in + f_is A_is] + f_ec A_ec} with
+    Mean over directions: S(b) = S0 {(1 - f_ec) [f_in A_in + f_is A_is] + f_ec A_ec} with
     f_in + f_is = 1; A_in a stick, A_is a sphere by the Gaussian phase distribution, A_ec a ball.
     The maps show the shares of the whole: f_neurite = (1 - f_ec) f_in, f_soma = (1 - f_ec) f_is.
 

@@ -33,7 +33,7 @@ GRID = ([0.4, 0.8, 1.2, 1.6, 2.0, 2.4, 2.8], [0.02, 0.15, 0.3, 0.45, 0.6, 0.8, 0
 class SMT(PowderModel):
     """The spherical mean of the signal is that of one axially symmetric microscopic tensor.
 
-    Mean over directions, eq. 8:
+    Mean over directions:
     S(b) = S0 exp(-b D_perp) sqrt(pi) erf(sqrt(b (D_par - D_perp))) / (2 sqrt(b (D_par - D_perp))),
     whatever the fibre orientations. Fitted are D_par and D_perp / D_par, so that
     0 <= D_perp <= D_par <= 3.05 um2/ms needs bounds only.
