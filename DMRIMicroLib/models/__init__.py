@@ -13,6 +13,7 @@ from ..errors import InputError, NotIdentifiable
 from ..maps import Metric
 from .ballstick import BallStick
 from .base import LinearModel, Model, NonlinearModel, Parameter
+from .dki import DKI
 from .dti import DTI
 from .freewater import FreeWater
 from .mcsmt import MCSMT
@@ -137,6 +138,7 @@ def require(model: Model, acq: Acquisition) -> None:
 
 for _model in (
     DTI(),
+    DKI(),
     FreeWater(),
     NODDI(),
     SMT(),

@@ -94,4 +94,6 @@ def fractional_anisotropy(values: Tensor) -> Tensor:
     """
     spread = ((values - values.mean(0)) ** 2).sum(0)
     size = (values**2).sum(0)
-    return torch.sqrt(1.5 * spread / torch.where(size > 0, size, 1)).clamp(max=1)
+    square = 1.5 * spread / torch.where(size > 0, size, 1)
+    flat = square == 0  # where the root has no derivative
+    return torch.where(flat, 0, torch.where(flat, 1, square).sqrt()).clamp(max=1)
