@@ -14,18 +14,11 @@ from numpy.typing import NDArray
 
 from .acquisition import Acquisition
 from .errors import InputError
+from .sigma import SHELL_DIRECTIONS, Noise, of_detail, of_repeats, of_shell
 from .table import volume_numbers
 
 READ_BYTES = 256 * 2**20
 """Bytes of signal read at a time from a file that is opened lazily."""
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Standard deviation of the noise, in the signal's unit, and how it was found."""
-
-    sigma: float
-    method: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +42,9 @@ class Scan:
         The image file that it came from.
     notes : tuple of str
         What was recognised, converted or left out on the way in, in words for the user.
+    measured_noise : Noise, optional
+        Noise that was given, or measured by other means than `Scan.noise`'s own. Denoising keeps
+        here the noise of before: it is what lifts magnitude signals, denoised or not.
 
     Raises
     ------
@@ -63,6 +59,7 @@ class Scan:
     name: str = "scan"
     source: Path | None = None
     notes: tuple[str, ...] = ()
+    measured_noise: Noise | None = None
 
     def __post_init__(self) -> None:
         shape = series_shape(self.signal, self.source)
@@ -84,6 +81,12 @@ class Scan:
         object.__setattr__(self, "affine", affine)
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask, shape[:3]))
+        noise_map = None if self.measured_noise is None else self.measured_noise.map
+        if noise_map is not None and noise_map.shape != shape[:3]:
+            raise InputError(
+                f"the noise map has shape {noise_map.shape}, the scan {shape[:3]}",
+                "Give a noise map on the scan's grid.",
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -97,11 +100,15 @@ class Scan:
 
     def with_mask(self, mask: NDArray) -> Scan:
         """Return the same scan with another mask."""
-        return replace(self, mask=mask)
+        return self._same_signal(mask=mask)
 
     def with_notes(self, *notes: str) -> Scan:
         """Return the same scan with more notes."""
-        return replace(self, notes=self.notes + notes)
+        return self._same_signal(notes=self.notes + notes)
+
+    def with_measured_noise(self, noise: Noise | None) -> Scan:
+        """Return the same scan with another noise, or with None to have `Scan.noise` find it."""
+        return self._same_signal(measured_noise=noise)
 
     def select(self, volumes: Sequence[int] | NDArray) -> Scan:
         """Return a scan of some of the volumes (read into memory)."""
@@ -129,46 +136,41 @@ class Scan:
             out[:, block] = part[mask]
         return out
 
-    @cached_property
+    @property
     def b0(self) -> NDArray[np.float32]:
         """(x, y, z) robust S0: the voxelwise median of the b0 volumes (their mean if two).
 
         Samples that are not finite are left out; 0 where there is none.
         """
-        volumes = self.volumes(np.flatnonzero(self._baselines()))
-        finite = np.isfinite(volumes)
-        if finite.all():
-            return np.median(volumes, axis=3)
-        volumes[~finite] = np.nan
-        s0 = np.zeros(self.shape, dtype=np.float32)
-        some = finite.any(axis=3)
-        s0[some] = np.nanmedian(volumes[some], axis=1)
-        return s0
+        return self._b0_and_spread[0]
 
     @cached_property
     def noise(self) -> Noise | None:
-        """Noise estimate: from the b0 repeats, else from the b0 image's finest detail.
+        """Noise: `measured_noise` if there is one, else found here.
 
-        Median over the mask, or over the bright half of the image when there is no mask. With
-        repeats it is the standard deviation over them; with one b0 it is dipy's
-        ``estimate_sigma``. None if neither gives a positive number.
+        From the b0 repeats, their standard deviation; with a single b0, from what a tensor leaves
+        unexplained of the lowest shell (`sigma.of_shell`); where there is no such shell, from the
+        b0 image's finest detail. Median over the mask, or over the bright half of the image when
+        there is no mask. None if there is no positive number.
         """
-        baselines = np.flatnonzero(self._baselines())
-        b0 = self.b0
+        if self.measured_noise is not None:
+            return self.measured_noise
+        spread = self._b0_and_spread[1]
         inside = self.foreground
         if not inside.any():
             return None
-        if len(baselines) >= 2:
-            repeats = self.volumes(baselines)[inside]
-            spread = repeats.std(axis=1, ddof=1)
-            correction = _median_of_sd(len(baselines))
-            sigma, method = float(np.nanmedian(spread)) / correction, f"{len(baselines)} b0 repeats"
-        else:
-            from dipy.denoise.noise_estimate import estimate_sigma
-
-            sigma = float(np.median(estimate_sigma(np.nan_to_num(b0[..., None]))))
-            method = "fine detail of the single b0"
-        return Noise(sigma, method) if np.isfinite(sigma) and sigma > 0 else None
+        if spread is not None:
+            repeats = int(self.acquisition.is_b0.sum())
+            return Noise.or_none(of_repeats(spread[inside], repeats), f"{repeats} b0 repeats")
+        acq = self.acquisition
+        shell = next((s for s in acq.shells if s.directions >= SHELL_DIRECTIONS), None)
+        if shell is None:
+            return Noise.or_none(of_detail(self.b0), "fine detail of the single b0, at most")
+        volumes = list(shell.indices)
+        sigma = of_shell(self.volumes(volumes)[inside], acq.bvecs[volumes])
+        return Noise.or_none(
+            sigma, f"tensor's residual at b = {shell.b:.0f}, as there is a single b0"
+        )
 
     @property
     def snr(self) -> float | None:
@@ -181,6 +183,28 @@ class Scan:
     def foreground(self) -> NDArray[np.bool_]:
         """(x, y, z) the mask, or the bright half of the b0 image where there is none."""
         return self.b0 > np.mean(self.b0) if self.mask is None else self.mask
+
+    @cached_property
+    def _b0_and_spread(self) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Median of the b0 volumes and, of two or more, their standard deviation: one read."""
+        volumes = self.volumes(np.flatnonzero(self._baselines()))
+        finite = np.isfinite(volumes)
+        with np.errstate(invalid="ignore"):  # no spread where a sample is not finite
+            spread = volumes.std(axis=3, ddof=1) if volumes.shape[3] > 1 else None
+        if finite.all():
+            return np.median(volumes, axis=3), spread
+        volumes[~finite] = np.nan
+        s0 = np.zeros(self.shape, dtype=np.float32)
+        some = finite.any(axis=3)
+        s0[some] = np.nanmedian(volumes[some], axis=1)
+        return s0, spread
+
+    def _same_signal(self, **changes: Any) -> Scan:
+        """Return a changed scan that need not read its b0 volumes again."""
+        changed = replace(self, **changes)
+        if "_b0_and_spread" in self.__dict__:
+            changed.__dict__["_b0_and_spread"] = self._b0_and_spread
+        return changed
 
     def _baselines(self) -> NDArray[np.bool_]:
         is_b0 = self.acquisition.is_b0
@@ -247,10 +271,3 @@ def _checked_mask(mask: NDArray, shape: tuple[int, ...]) -> NDArray[np.bool_]:
             "the mask is empty", "Give a mask with voxels in it, or none to have it estimated."
         )
     return mask
-
-
-def _median_of_sd(repeats: int) -> float:
-    """Median of the sample standard deviation of `repeats` draws from N(0, 1)."""
-    from scipy.stats import chi2
-
-    return float(np.sqrt(chi2.median(repeats - 1) / (repeats - 1)))

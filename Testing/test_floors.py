@@ -8,10 +8,10 @@ from conftest import ROOT
 
 FLOORS = [
     {"version", "errors"},
-    {"files", "table"},
+    {"files", "table", "sigma"},
     {"acquisition"},
     {"scan", "maps"},
-    {"masking"},
+    {"masking", "preprocess"},
     {"io"},
     {"physics"},
     {"models"},
