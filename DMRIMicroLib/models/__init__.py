@@ -16,6 +16,7 @@ from .base import LinearModel, Model, NonlinearModel, Parameter
 from .dki import DKI
 from .dti import DTI
 from .freewater import FreeWater
+from .mapmri import MAPMRI
 from .mcsmt import MCSMT
 from .noddi import NODDI
 from .sandi import SANDI
@@ -144,6 +145,7 @@ for _model in (
     SMT(),
     MCSMT(),
     SANDI(),
+    MAPMRI(),
     BallStick(),
 ):
     register(_model)

@@ -31,6 +31,16 @@ class FramedModel(Model):
     def coefficients(self) -> int:
         """Number k of coefficients."""
 
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number p of parameters: coefficients and frame."""
+
+    def missing(self, acq: Acquisition) -> tuple[str, ...]:
+        """Say what `acq` lacks for this model or for its tensor; empty if it can be identified."""
+        lacks = super().missing(acq)
+        return lacks or self.tensor.missing(acq.subset(self.tensor.volumes(acq)))
+
     @abstractmethod
     def frame(self, acq: Acquisition, tensor: Tensor) -> Tensor:
         """Frame from a tensor: (6, n) in the order of `DTI` [um2/ms] -> (f, n)."""

@@ -156,10 +156,6 @@ def _integrals(order: int) -> tuple[NDArray, NDArray, NDArray]:
 
 def laplacian_scales(scales: Tensor) -> Tensor:
     """Factors of the six matrices of `laplacian_products`: (3, n) scales u -> (n, 6)."""
-    x, y, z = scales
-    volume = x * y * z
-    return torch.stack(
-        [x**4 / volume, y**4 / volume, z**4 / volume]
-        + [(x * y) ** 2 / volume, (x * z) ** 2 / volume, (y * z) ** 2 / volume],
-        -1,
-    )
+    squares = scales.square()
+    mixed = squares[[0, 0, 1]] * squares[[1, 2, 2]]
+    return (torch.cat([squares.square(), mixed]) / scales.prod(0)).T
