@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from ..errors import InputError
@@ -56,4 +55,20 @@ class Likelihood:
             residual = signal - y
             slope = residual * precision
             return residual.mul_(slope).sum(0), slope, precision
-        return self._magnitude(y, signal, sigma, weight)
+        from ..physics.noise import fisher, magnitude_terms
+
+        deviance, pull = magnitude_terms(y, signal, sigma, self.coils)
+        precision = weight / sigma.square()
+        information = fisher(signal, sigma, self.coils).mul_(precision)
+        return (deviance * weight).sum(0), pull.mul_(precision), information
+
+    def information(self, signal: Tensor, sigma: Tensor | None, weight: Tensor) -> Tensor:
+        """Fisher information of every signal: (m, n); in units of 1 if sigma is None."""
+        if sigma is None:
+            return weight
+        from ..physics.noise import fisher
+
+        precision = weight / sigma.square()
+        return (
+            precision if self.kind == "gaussian" else precision * fisher(signal, sigma, self.coils)
+        )

@@ -336,7 +336,7 @@ class _Problem:
     def _covariance(self, x: Tensor, cost: Tensor) -> Tensor:
         s = self.solver
         signal, jacobian = s.model.linearise(s.acquisition, x)
-        information = s.likelihood.information(self.y, signal, self.sigma, self.weight)
+        information = s.likelihood.information(signal, self.sigma, self.weight)
         normal, _ = self._tangent(x, _products(jacobian, information), torch.zeros_like(x))
         if self.sigma is None:
             normal = normal / self._noise_scale(cost)
