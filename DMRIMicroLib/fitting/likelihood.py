@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..errors import InputError
+from ..physics.noise import fisher, magnitude_terms
 
 
 KINDS = ("rician", "gaussian")
@@ -55,8 +56,6 @@ class Likelihood:
             residual = signal - y
             slope = residual * precision
             return residual.mul_(slope).sum(0), slope, precision
-        from ..physics.noise import fisher, magnitude_terms
-
         deviance, pull = magnitude_terms(y, signal, sigma, self.coils)
         precision = weight / sigma.square()
         information = fisher(signal, sigma, self.coils).mul_(precision)
@@ -66,8 +65,6 @@ class Likelihood:
         """Fisher information of every signal: (m, n); in units of 1 if sigma is None."""
         if sigma is None:
             return weight
-        from ..physics.noise import fisher
-
         precision = weight / sigma.square()
         return (
             precision if self.kind == "gaussian" else precision * fisher(signal, sigma, self.coils)
