@@ -13,20 +13,20 @@ from torch import Tensor
 
 from ..acquisition import Acquisition, Needs
 from ..maps import Metric
-from ..physics.compartments import zeppelin_mean
+from ..physics.compartments import ball, zeppelin_mean
 from ..physics.weighting import weighting
 from .base import Parameter, PowderModel
 from .dti import fractional_anisotropy
-from .slope import slope
-from .starts import best_of_grid, mesh
+from .slope import mean_and_slope
+from .starts import best_of_grid, evenly, mesh
 
 NEEDS = Needs(volumes=3, shells=2, directions=6)
 
 FREE = 3.05
 """Upper bound of the diffusivities [um2/ms]: free water at body temperature (Kaden et al.)."""
 
-GRID = ([0.4, 0.8, 1.2, 1.6, 2.0, 2.4, 2.8], [0.02, 0.15, 0.3, 0.45, 0.6, 0.8, 0.98])
-"""D_par and D_perp / D_par of the search for a start."""
+GRID = (evenly(0.2, 3.0, 12), evenly(0.0, 0.95, 12))
+"""D_par and D_perp / D_par of the search for a start: fine enough for one start to do."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,14 @@ class SMT(PowderModel):
         """Signal and Jacobian: (3, n) -> (m, n) and (3, m, n)."""
         d_par, ratio, s0 = parameters
         b = weighting(acq, parameters).b[:, None]
-        mean, by_par = slope(lambda d: zeppelin_mean(b, d, ratio * d), d_par)
-        _, by_ratio = slope(lambda r: zeppelin_mean(b, d_par, r * d_par), ratio)
-        return s0 * mean, torch.stack([s0 * by_par, s0 * by_ratio, mean])
+        mean, slope = mean_and_slope(b * ((1 - ratio) * d_par))
+        across = ball(b, ratio * d_par)
+        shape = mean * across
+        turn = slope * across
+        # the exponents are -b ratio d_par of `across`, and b (1 - ratio) d_par of `mean`
+        by_par = b * s0 * ((1 - ratio) * turn - ratio * shape)
+        by_ratio = -b * (s0 * d_par) * (turn + shape)
+        return s0 * shape, torch.stack([by_par, by_ratio, shape])
 
     def start(self, acq: Acquisition, signal: Tensor) -> Tensor:
         """Propose the best of a grid: (m, n) spherical means -> (1, 3, n)."""

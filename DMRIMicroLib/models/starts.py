@@ -20,6 +20,11 @@ SIGNAL_FLOOR = 1e-3
 """Share of S0 below which a signal is noise, and its logarithm would mislead."""
 
 
+def evenly(low: float, high: float, count: int) -> list[float]:
+    """Evenly spaced values, both ends among them."""
+    return [low + (high - low) * k / (count - 1) for k in range(count)]
+
+
 def mesh(*axes: list[float], like: Tensor) -> Tensor:
     """Every combination of some values: k lists -> (k, product of their lengths)."""
     values = [torch.tensor(axis, dtype=like.dtype, device=like.device) for axis in axes]
