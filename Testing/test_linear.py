@@ -7,6 +7,7 @@ from phantom import fibre_tensors, protocol, tensor_signal
 
 import DMRIMicroLib as dm
 from DMRIMicroLib.errors import InputError
+from DMRIMicroLib.fitting import linear
 from DMRIMicroLib.fitting.linear import WeightedLeastSquares
 from DMRIMicroLib.models.dki import DKI
 from DMRIMicroLib.models.dti import DTI
@@ -38,8 +39,9 @@ def anisotropy(signal, acq, **options):
 
 
 @pytest.mark.parametrize("given", ["nothing", "a number", "one a voxel"])
-def test_covariance_equals_a_plain_loop_over_voxels(given):
-    """The slow readable reference, unusable samples included."""
+def test_covariance_equals_a_plain_loop_over_voxels(given, monkeypatch):
+    """The slow readable reference, unusable samples and several blocks of voxels included."""
+    monkeypatch.setitem(linear.MATRIX_BYTES, "cpu", 7 * 253 * 8)
     acq = protocol({1000.0: 20, 2000.0: 20})
     signal = noisy(fibres(acq, 40))
     signal[::7, 5] = 0

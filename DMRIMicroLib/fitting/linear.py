@@ -21,6 +21,9 @@ from .robust import CUT, outlier_weights
 BLOCK_BYTES = {"cpu": 2**19, "cuda": 2**28}
 """Samples worked on at a time [bytes]: on a CPU, what stays in its second-level cache."""
 
+MATRIX_BYTES = {"cpu": 2**23, "cuda": 2**29}
+"""Packed matrices inverted at a time [bytes]; an inversion takes some four times this."""
+
 ROBUST_PASSES = 5
 """Reweighted passes that find the outliers."""
 
@@ -192,12 +195,17 @@ class WeightedLeastSquares:
         self, logs: Tensor, share: Tensor | None, x: Tensor, sigma: Tensor | None
     ) -> Tensor:
         """Covariance of the parameters (p, p, n), their unit that of the unscaled design."""
-        inverse, _ = cholesky_inverse(self._normal(logs, share, x)[0], len(x))
-        if sigma is None:
-            variance = self._variance(logs, share, x)
-        else:
-            variance = (sigma / self._s0(x)) ** 2
-        return inverse.mul_(variance).mul_((self.unscale * self.unscale.T)[..., None])
+        variance = self._variance(logs, share, x) if sigma is None else (sigma / self._s0(x)) ** 2
+        unit = (self.unscale * self.unscale.T)[..., None]
+        p, n = x.shape
+        out = x.new_empty(p, p, n)
+        room = MATRIX_BYTES[x.device.type] // (x.element_size() * len(self.products))
+        for start in range(0, n, room):
+            at = slice(start, start + room)
+            part = None if share is None else share[at]
+            inverse, _ = cholesky_inverse(self._normal(logs[at], part, x[:, at])[0], p)
+            torch.mul(inverse.mul_(unit), variance[at], out=out[..., at])
+        return out
 
     def _variance(self, logs: Tensor, share: Tensor | None, x: Tensor) -> Tensor:
         """Variance of the noise over S0^2 by the residuals: (n,)."""
