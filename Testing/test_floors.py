@@ -10,6 +10,7 @@ FLOORS = [
     {"version", "errors"},
     {"files", "table", "sigma"},
     {"acquisition"},
+    {"metric"},
     {"scan", "maps"},
     {"masking", "preprocess"},
     {"io"},

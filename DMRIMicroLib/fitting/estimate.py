@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
 from ..errors import InputError
-from ..maps import Flag, Map, MapSet
+from ..maps import Map, MapSet
 from ..masking import brain_mask
+from ..metric import Flag
 from ..models import Model, choose, require
 from ..scan import Noise, Scan
 from ..version import __version__

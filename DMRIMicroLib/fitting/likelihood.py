@@ -10,7 +10,6 @@ from torch import Tensor
 from ..errors import InputError
 from ..physics.noise import fisher, magnitude_terms
 
-
 KINDS = ("rician", "gaussian")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..maps import Flag
+from ..metric import Flag
 from ..models.base import Model
 from .result import Fitted
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
 from ..errors import Cancelled
-from ..maps import Flag
+from ..metric import Flag
 from ..models import Model
 from .methods import method_for
 from .options import Options

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ..acquisition import Acquisition
 from ..models.base import NonlinearModel
-from ..physics.linalg import cholesky_solve, packed_index
+from ..physics.linalg import cholesky_solve, packed_index, unpack
 from .likelihood import Likelihood
+from .prior import Prior, bounds, declared
 from .result import Fitted
 from .robust import outlier_weights
 
@@ -54,27 +55,6 @@ and keeps the normal matrix regular where the data say nothing of a parameter.""
 RANGE_INFORMATION = 12.0
 """Precision of a uniform distribution over its range, times range2: a parameter cannot be more
 uncertain than its bounds, so the covariance takes it for known."""
-
-
-@dataclass(frozen=True)
-class Prior:
-    """Gaussian prior of the parameters.
-
-    Attributes
-    ----------
-    mean : (p, n) or (p, 1) tensor
-    precision : (p, p, n) or (p, p, 1) tensor
-        Inverse covariance; 0 where nothing is known.
-    """
-
-    mean: Tensor
-    precision: Tensor
-
-    def at(self, index: Tensor) -> Prior:
-        """Prior of some of the voxels."""
-        return Prior(
-            *(v if v.shape[-1] == 1 else v[..., index] for v in (self.mean, self.precision))
-        )
 
 
 @dataclass
@@ -124,7 +104,7 @@ class LevenbergMarquardt:
     ) -> None:
         self.model, self.acquisition, self.likelihood = model, acquisition, likelihood
         self.iterations, self.robust = iterations, robust
-        self.low, self.high, self.span = _bounds(model)
+        self.low, self.high, self.span = bounds(model)
         self.directions = [model.rows[p.name] for p in model.parameters if p.size == 3]
         self.row, self.column = packed_index(len(self.span))
         self.diagonal = [i * (i + 3) // 2 for i in range(len(self.span))]
@@ -166,7 +146,7 @@ class LevenbergMarquardt:
             weight = weight * counts.T
         if start is None:
             start = self.model.start(self.acquisition, torch.where(weight > 0, y, 0.01))
-        problem = _Problem(self, y, weight, _as_row(sigma, y), prior or self._declared(y))
+        problem = _Problem(self, y, weight, _as_row(sigma, y), prior or declared(self.model, y))
         starts = start[None] if start.ndim == 2 else start
         best = problem.solve(starts[0])
         for other in starts[1:]:
@@ -181,15 +161,6 @@ class LevenbergMarquardt:
         good &= count >= min(m, len(self.span) - len(self.directions))
         found = Fitted(best.x, good, count, converged=~best.moving)
         return replace(found, covariance=problem.covariance(best)) if covariance else found
-
-    def _declared(self, like: Tensor) -> Prior | None:
-        """Prior that the model's parameters declare."""
-        told = [p.prior for p in self.model.parameters for _ in range(p.size)]
-        if not any(told):
-            return None
-        mean = torch.tensor([t[0] if t else 0.0 for t in told]).to(like)[:, None]
-        precision = torch.tensor([t[1] ** -2 if t else 0.0 for t in told]).to(like)
-        return Prior(mean, torch.diag(precision)[..., None])
 
 
 @dataclass
@@ -263,7 +234,7 @@ class _Problem:
         state.damping = torch.where(better, state.damping * 0.1, state.damping * 8).clamp(min=1e-7)
         # at rest: little was expected and little was gained, or no step is short enough
         scale = self._noise_scale(state.cost)
-        rest = (state.fall < REST * scale) & (better & (fall < REST * scale) | ~better)
+        rest = (state.fall.abs() < REST * scale) & (better & (fall < REST * scale) | ~better)
         state.moving &= ~(rest | (state.damping > DAMPING_HIGH))
         self._propose(state)
 
@@ -276,18 +247,25 @@ class _Problem:
 
     def _propose(self, state: _State) -> None:
         """Damped Gauss-Newton step within the bounds."""
-        s = self.solver
         x, gradient = state.x, state.gradient
         held = ((x <= self.low) & (gradient > 0)) | ((x >= self.high) & (gradient < 0))
-        free = (~held).to(x)
-        normal = state.normal * free[s.row] * free[s.column]
-        diagonal = state.normal[s.diagonal]
-        normal[s.diagonal] = diagonal * (1 + state.damping) + FLOOR / self.span**2
-        step, _ = cholesky_solve(normal, -gradient * free)
-        step = torch.nan_to_num(step * free, nan=0.0, posinf=0.0, neginf=0.0)
-        trial = self._inside(x + step)
+        step = self._solve(state, ~held, -gradient)
+        # what would leave its bounds goes to the bound; the others answer to that
+        inside = torch.minimum(torch.maximum(x + step, self.low), self.high)
+        free = ~held & (inside == x + step)
+        short = torch.where(free, 0, inside - x)
+        answer = -gradient - (unpack(state.normal, len(x)) * short).sum(1)
+        trial = self._inside(x + short + self._solve(state, free, answer))
         state.fall = -(gradient * (trial - x)).sum(0)
         state.trial = trial
+
+    def _solve(self, state: _State, free: Tensor, right: Tensor) -> Tensor:
+        """Solve the damped normal equations for the parameters that are free: (p, n)."""
+        s, free = self.solver, free.to(right)
+        normal = state.normal * free[s.row] * free[s.column]
+        normal[s.diagonal] = state.normal[s.diagonal] * (1 + state.damping) + FLOOR / self.span**2
+        step, _ = cholesky_solve(normal, right * free)
+        return torch.nan_to_num(step * free, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _expand(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cost (n,), half its Hessian (q, n) and half its gradient (p, n) at x."""
@@ -315,7 +293,7 @@ class _Problem:
         if not s.directions:
             return normal, gradient
         p = len(x)
-        full = _unpack(normal, p)
+        full = unpack(normal, p)
         for rows in s.directions:
             v = x[rows]
             gradient[rows] -= v * (v * gradient[rows]).sum(0)
@@ -343,7 +321,7 @@ class _Problem:
         if self.prior is not None:
             normal = normal + self.prior.precision[s.row, s.column]
         normal[s.diagonal] += RANGE_INFORMATION / self.span**2
-        covariance = torch.linalg.inv(_unpack(normal, len(x)).permute(2, 0, 1)).permute(1, 2, 0)
+        covariance = torch.linalg.inv(unpack(normal, len(x)).permute(2, 0, 1)).permute(1, 2, 0)
         for rows in s.directions:  # no variance along the direction itself
             v = x[rows]
             covariance[rows] -= v[:, None] * (v[:, None] * covariance[rows]).sum(0)
@@ -360,27 +338,7 @@ def _products(jacobian: Tensor, weight: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def _unpack(packed: Tensor, p: int) -> Tensor:
-    """Packed lower triangle (q, n) -> symmetric (p, p, n)."""
-    full = packed.new_empty(p, p, packed.shape[1])
-    row, column = packed_index(p)
-    full[row, column] = packed
-    full[column, row] = packed
-    return full
-
-
 def _as_row(sigma: Tensor | float | None, like: Tensor) -> Tensor | None:
     if sigma is None:
         return None
     return torch.as_tensor(sigma).to(like).expand(like.shape[1])
-
-
-def _bounds(model: NonlinearModel) -> tuple[Tensor, Tensor, Tensor]:
-    """Low, high and range of each of the p unknowns; a component of a direction is unbounded."""
-    low, high, span = [], [], []
-    for parameter in model.parameters:
-        free = parameter.size > 1
-        low += [-torch.inf if free else parameter.low] * parameter.size
-        high += [torch.inf if free else parameter.high] * parameter.size
-        span += [2.0 if free else parameter.high - parameter.low] * parameter.size
-    return tuple(torch.tensor(v, dtype=torch.float64) for v in (low, high, span))  # type: ignore[return-value]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..acquisition import Acquisition
 from ..errors import InputError, NotIdentifiable
-from ..maps import Metric
+from ..metric import Metric
 from .ballstick import BallStick
 from .base import LinearModel, Model, NonlinearModel, Parameter
 from .dki import DKI

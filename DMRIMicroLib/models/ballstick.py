@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..acquisition import Acquisition, Needs
-from ..maps import Metric
+from ..metric import Metric
 from ..physics.compartments import ball, stick
 from ..physics.linalg import eigh3
 from ..physics.weighting import weighting

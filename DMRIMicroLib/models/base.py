@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from ..acquisition import Acquisition
-from ..maps import Metric
+from ..metric import Metric
 
 
 class Model(ABC):

@@ -19,7 +19,7 @@ from scipy.special import roots_jacobi
 from torch import Tensor
 
 from ..acquisition import Acquisition, Needs
-from ..maps import Metric
+from ..metric import Metric
 from ..physics.linalg import eigh3
 from .base import LinearModel
 from .dti import DTI

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..acquisition import Acquisition, Needs
-from ..maps import Metric
+from ..metric import Metric
 from ..physics.linalg import eigh3
 from .base import LinearModel
 

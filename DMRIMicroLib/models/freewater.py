@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..acquisition import Acquisition, Needs
-from ..maps import Metric
+from ..metric import Metric
 from ..physics.compartments import ball
 from ..physics.linalg import eigh3
 from ..physics.weighting import weighting
@@ -35,8 +35,11 @@ fast as free water, and noise decides between FW = 1 and FW = 0."""
 GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Free water fractions of the search for a start."""
 
-HIGH = (0.85, 0.95)
+HIGH = (0.85, 0.95, 1.0)
 """More of them, with the prior's tensor: they leave too little signal for one to be fitted."""
+
+LEAST_NOISE = 0.005
+"""Noise over S0 that the search takes for granted: no scan has less."""
 
 DIAGONAL = {"prior": (TISSUE_D, TISSUE_SD)}
 OFF_DIAGONAL = {"prior": (0.0, TISSUE_SD / 2**0.5)}
@@ -95,12 +98,13 @@ class FreeWater(NonlinearModel):
         The most probable one wins, by the prior and by residuals of noise that is not known.
         """
         mean, precision = _prior(signal.dtype, signal.device)
+        least_noise = len(signal) * LEAST_NOISE**2
         best = signal.new_zeros(8, signal.shape[1])
         least = torch.full_like(best[0], torch.inf)
         for trial in self._trials(acq, signal):
             residual = (self.signal(acq, trial) - signal).square_().sum(0)
             away = precision @ (trial[:6] - mean).square_()
-            cost = torch.add(away, residual.log_(), alpha=len(signal))
+            cost = torch.add(away, residual.add_(least_noise).log_(), alpha=len(signal))
             better = cost < least
             best = torch.where(better, trial, best)
             least = torch.where(better, cost, least)

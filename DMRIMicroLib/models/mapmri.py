@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..acquisition import Acquisition, Needs
 from ..errors import InputError
-from ..maps import Metric
+from ..metric import Metric
 from ..physics.hermite import (
     hermite_basis,
     hermite_integral_signs,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..acquisition import Acquisition, Needs
-from ..maps import Metric
+from ..metric import Metric
 from ..physics.compartments import ball, stick_mean, zeppelin_mean
 from ..physics.weighting import weighting
 from .base import Parameter, PowderModel

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..acquisition import Acquisition, Needs
-from ..maps import Metric
+from ..metric import Metric
 from ..physics.compartments import axial_kernel, ball
 from ..physics.legendre import legendre
 from ..physics.linalg import eigh3

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..acquisition import Acquisition, Needs
 from ..errors import InputError
-from ..maps import Metric
+from ..metric import Metric
 from ..physics.compartments import ball, sphere, sphere_diffusivity, stick_mean
 from ..physics.weighting import Weighting, weighting
 from .base import Parameter, PowderModel

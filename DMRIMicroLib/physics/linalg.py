@@ -25,6 +25,15 @@ def packed_index(p: int) -> tuple[list[int], list[int]]:
     return [i for i, _ in pairs], [j for _, j in pairs]
 
 
+def unpack(packed: Tensor, p: int) -> Tensor:
+    """Write packed lower triangles in full: (q, n) -> symmetric (p, p, n)."""
+    full = packed.new_empty(p, p, packed.shape[1])
+    row, column = packed_index(p)
+    full[row, column] = packed
+    full[column, row] = packed
+    return full
+
+
 def cholesky_solve(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor]:
     """Solve n symmetric positive systems.
 
