@@ -356,7 +356,8 @@ def test_nonsense_gives_finite_metrics_and_is_marked():
     burst[3] = np.inf
     noise = np.random.default_rng(0).rayleigh(20, m)
     signal = [np.zeros(m), np.full(m, np.nan), np.full(m, -1.0), few, good, burst, np.ones(m)]
-    signal = np.stack([*signal, noise, good[::-1], good * 1e-8, good * 1e8])
+    handful = np.where(np.arange(m) % 17 == 3, good, np.nan)  # too few for a tensor
+    signal = np.stack([*signal, noise, handful, good[::-1], good * 1e-8, good * 1e8])
     for dtype in (torch.float64, torch.float32):
         fitted, got = fit(model, acq, signal, dtype)
         assert fitted.good.tolist()[:6] == [False] * 4 + [True] * 2
