@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import numpy as np
 
 from ..files import staged
-from ..maps import Map, MapSet
+from ..maps import MapSet
 from ..scan import Scan
 from ..version import __version__
 from . import figures
 from .advice import HIGH_FA, LOW_SNR, MANY_HIGH_FA, MANY_NEGATIVE
 from .coherence import Coherence
 from .quality import RESIDUAL_B, Quality, assess
+from .sections import general_notes, sections
 
 FILE = "report.html"
 TEMPLATE = "report.html.j2"
 
 MOST_LISTED = 20
 """Slices named in the table."""
-
-DIGITS = 3
-"""Significant digits of the numbers in tables."""
 
 
 def write_report(scan: Scan, maps: MapSet, folder: str | Path) -> Path:
@@ -58,7 +54,6 @@ def write_report(scan: Scan, maps: MapSet, folder: str | Path) -> Path:
 def render(scan: Scan, maps: MapSet) -> str:
     """Return the report as HTML."""
     quality = assess(scan, maps)
-    scalars = [m for m in maps.values() if m.metric.kind == "scalar"]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -75,30 +70,9 @@ def render(scan: Scan, maps: MapSet) -> str:
         checks=list(_checks(quality)),
         directions=figures.to_png(figures.directions(scan.acquisition)),
         signal=figures.to_png(figures.volume_signal(scan.acquisition, quality)),
-        colour=_colour(maps),
-        maps=[_section(item, maps) for item in scalars],
-        histograms=figures.to_png(figures.histograms(scalars, maps.mask)) if scalars else None,
-        others=[m for m in maps.values() if m.metric.kind != "scalar"],
-        provenance={k: json.dumps(v, indent=2) for k, v in maps.provenance.items()},
+        notes=general_notes(scan, maps),
+        models=sections(maps),
     )
-
-
-def _colour(maps: MapSet) -> str | None:
-    return figures.to_png(figures.colour_fa(maps)) if {"FA", "V1"} <= set(maps) else None
-
-
-def _section(item: Map, maps: MapSet) -> dict[str, Any]:
-    """Collect what the report says about one scalar map."""
-    values = item.data[maps.mask]
-    values = values[np.isfinite(values)]
-    low, middle, high = np.percentile(values, (25, 50, 75)) if len(values) else (np.nan,) * 3
-    return {
-        "item": item,
-        "label": figures.with_unit(item),
-        "median": number(middle),
-        "quartiles": f"{number(low)} to {number(high)}",
-        "figure": figures.to_png(figures.map_mosaic(item, maps.mask, maps.affine)),
-    }
 
 
 def _facts(scan: Scan, maps: MapSet) -> Iterator[tuple[str, str]]:
@@ -148,12 +122,3 @@ def coherence_said(found: Coherence) -> str:
     rivals = [score for label, score in (found.scores or {}).items() if label]
     against = f"score {found.given:.2f}, best of 23 other tables {max(rivals):.2f}, 1 is chance"
     return f"{found.verdict} ({against})"
-
-
-def number(value: float) -> str:
-    """Write a number with `DIGITS` significant digits; a small one as 0.7 x 10⁻³."""
-    if not np.isfinite(value):
-        return "-"
-    if value and abs(value) < 0.01:
-        return f"{value * 1e3:.{DIGITS}g} x 10⁻³"
-    return f"{value:.{DIGITS}g}"
