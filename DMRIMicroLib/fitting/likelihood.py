@@ -59,12 +59,3 @@ class Likelihood:
         precision = weight / sigma.square()
         information = fisher(signal, sigma, self.coils).mul_(precision)
         return (deviance * weight).sum(0), pull.mul_(precision), information
-
-    def information(self, signal: Tensor, sigma: Tensor | None, weight: Tensor) -> Tensor:
-        """Fisher information of every signal: (m, n); in units of 1 if sigma is None."""
-        if sigma is None:
-            return weight
-        precision = weight / sigma.square()
-        return (
-            precision if self.kind == "gaussian" else precision * fisher(signal, sigma, self.coils)
-        )

@@ -61,6 +61,7 @@ def _(model: NonlinearModel, acq, options, device, dtype) -> Method:
 
     def fit(signal: Tensor, sigma: Tensor | None) -> Fitted:
         relative, sigma, has_s0 = _divide(signal, sigma, baselines.to(signal.device))
+        sigma = _assumed(sigma, model, relative)
         found = solver.fit(relative, sigma, covariance=options.uncertainty)
         return _only(found, has_s0)
 
@@ -72,14 +73,12 @@ def _(model: PowderModel, acq, options, device, dtype) -> Method:
     baselines = torch.tensor(acq.is_b0.nonzero()[0])
     # a mean over many samples is Gaussian; what is left of the noise floor is taken out of it
     solver = LevenbergMarquardt(model, acq.powder(), Likelihood("gaussian"))
-    has_prior = any(p.prior for p in model.parameters)
 
     def fit(signal: Tensor, sigma: Tensor | None) -> Fitted:
         relative, sigma, has_s0 = _divide(signal, sigma, baselines.to(signal.device))
         floor = None if options.likelihood == "gaussian" else sigma
         means, counts = spherical_means(relative, acq, floor, options.coils)
-        if sigma is None and has_prior:
-            sigma = torch.full_like(relative[:, 0], UNKNOWN_NOISE)
+        sigma = _assumed(sigma, model, relative)
         found = solver.fit(means, sigma, counts=counts, covariance=options.uncertainty)
         return _only(found, has_s0)
 
@@ -96,6 +95,13 @@ def _divide(
     has_s0 = s0 > 0
     s0 = torch.where(has_s0, s0, 1)
     return signal / s0[:, None], None if sigma is None else sigma / s0, has_s0
+
+
+def _assumed(sigma: Tensor | None, model: NonlinearModel, relative: Tensor) -> Tensor | None:
+    """Noise that weighs the data against the model's prior, where it has one."""
+    if sigma is None and any(p.prior for p in model.parameters):
+        return torch.full_like(relative[:, 0], UNKNOWN_NOISE)
+    return sigma
 
 
 def _only(found: Fitted, good: Tensor) -> Fitted:

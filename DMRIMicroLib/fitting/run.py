@@ -25,6 +25,9 @@ BATCH_COPIES = 4
 """Arrays of the size of a batch's signal that it holds at once: itself, its logarithm or share of
 S0, weights, and room."""
 
+COVARIANCE_COPIES = 3
+"""Arrays of the size of a covariance that a batch holds at once."""
+
 BATCH_VOXELS = {"cpu": 32768, "cuda": 1048576}
 """Voxels in a batch at most: enough to hide the cost of launching each operation."""
 
@@ -121,8 +124,11 @@ class Run:
         """Voxels in a batch."""
         device = self.device.type
         threads = torch.get_num_threads() if device == "cpu" else 1
-        voxel_bytes = BATCH_COPIES * signal.element_size() * len(self.volumes)
-        size = min(BATCH_VOXELS[device], max(1024, BATCH_BYTES // threads // voxel_bytes))
+        values = BATCH_COPIES * len(self.volumes)
+        if self.options.uncertainty:
+            values += COVARIANCE_COPIES * self.model.size**2
+        fitting = BATCH_BYTES // threads // (values * signal.element_size())
+        size = min(BATCH_VOXELS[device], max(1, fitting))
         if device == "cpu":  # a batch for every thread, if there is enough to share
             size = min(size, max(MIN_BATCH, -(-len(signal) // threads)))
         return size

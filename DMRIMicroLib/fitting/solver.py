@@ -21,6 +21,7 @@ from torch import Tensor
 from ..acquisition import Acquisition
 from ..models.base import NonlinearModel
 from ..physics.linalg import cholesky_solve, packed_index, unpack
+from .laplace import RANGE_INFORMATION, laplace
 from .likelihood import Likelihood
 from .prior import Prior, bounds, declared
 from .result import Fitted
@@ -51,10 +52,6 @@ ROBUST_PASSES = 3
 FLOOR = 1e-3
 """Information about every parameter that is assumed, in units of 1 / range2: it moves no optimum
 and keeps the normal matrix regular where the data say nothing of a parameter."""
-
-RANGE_INFORMATION = 12.0
-"""Precision of a uniform distribution over its range, times range2: a parameter cannot be more
-uncertain than its bounds, so the covariance takes it for known."""
 
 
 @dataclass
@@ -238,10 +235,10 @@ class _Problem:
         state.moving &= ~(rest | (state.damping > DAMPING_HIGH))
         self._propose(state)
 
-    def _noise_scale(self, cost: Tensor) -> Tensor | float:
-        """Cost of one sample: 1 in units of chi-square, or else estimated."""
+    def _noise_scale(self, cost: Tensor) -> Tensor:
+        """Cost of one sample (n,): 1 in units of chi-square, or else estimated."""
         if self.sigma is not None:
-            return 1.0
+            return torch.ones_like(cost)
         free = (len(self.y) - len(self.span) + len(self.solver.directions)) or 1
         return cost / max(free, 1)
 
@@ -304,29 +301,27 @@ class _Problem:
         return full[s.row, s.column], gradient
 
     def covariance(self, state: _State) -> Tensor:
-        """Covariance (p, p, n) by the curvature of the likelihood, the prior and the bounds."""
-        p, n = state.x.shape
-        out = state.x.new_empty(p, p, n)
-        for index in torch.arange(n, device=out.device).split(self._block()):
-            out[..., index] = self.at(index)._covariance(state.x[:, index], state.cost[index])
-        return out
-
-    def _covariance(self, x: Tensor, cost: Tensor) -> Tensor:
+        """Covariance (p, p, n) at the optimum, see `laplace`."""
         s = self.solver
-        signal, jacobian = s.model.linearise(s.acquisition, x)
-        information = s.likelihood.information(signal, self.sigma, self.weight)
-        normal, _ = self._tangent(x, _products(jacobian, information), torch.zeros_like(x))
-        if self.sigma is None:
-            normal = normal / self._noise_scale(cost)
-        if self.prior is not None:
-            normal = normal + self.prior.precision[s.row, s.column]
-        normal[s.diagonal] += RANGE_INFORMATION / self.span**2
-        covariance = torch.linalg.inv(unpack(normal, len(x)).permute(2, 0, 1)).permute(1, 2, 0)
-        for rows in s.directions:  # no variance along the direction itself
-            v = x[rows]
-            covariance[rows] -= v[:, None] * (v[:, None] * covariance[rows]).sum(0)
-            covariance[:, rows] -= v * (covariance[:, rows] * v).sum(1, keepdim=True)
-        return covariance
+        known = RANGE_INFORMATION / self.span**2
+        if self.prior is not None:  # the prior says all that is known beforehand
+            told = (self.prior.precision.diagonal().T > 0).any(-1, keepdim=True)
+            known = torch.where(told, 0, known)
+        scale = self._noise_scale(state.cost)
+        limits = {"low": self.low, "high": self.high, "directions": s.directions}
+        return torch.cat(
+            [
+                laplace(n / k, g / k, x, known=known, **limits)
+                for n, g, x, k in zip(
+                    *(
+                        v.split(self._block(), dim=-1)
+                        for v in (state.normal, state.gradient, state.x, scale)
+                    ),
+                    strict=True,
+                )
+            ],
+            dim=-1,
+        )
 
 
 def _products(jacobian: Tensor, weight: Tensor) -> Tensor:

@@ -21,6 +21,11 @@ class Model(ABC):
     title: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
 
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number p of parameters."""
+
     def missing(self, acq: Acquisition) -> tuple[str, ...]:
         """Say what `acq` lacks for this model; empty if it can be identified."""
         lacks = [
@@ -116,6 +121,11 @@ class NonlinearModel(Model):
     """
 
     parameters: ClassVar[tuple[Parameter, ...]]
+
+    @property
+    def size(self) -> int:
+        """Number p of parameters, a direction's three components counted."""
+        return sum(parameter.size for parameter in self.parameters)
 
     @property
     def rows(self) -> dict[str, slice]:

@@ -68,6 +68,7 @@ class DKI(LinearModel):
 
     name: ClassVar[str] = "dki"
     title: ClassVar[str] = "Diffusion kurtosis"
+    size: ClassVar[int] = 22  # type: ignore[assignment]
     b_high: float = 3100.0
     """Higher b-values [s/mm2] are left out where the rest suffices: the series in b holds up to
     2000-3000 in the brain (J. H. Jensen, J. A. Helpern, NMR Biomed. 23 (2010) 698-710). 100 more,

@@ -31,6 +31,7 @@ class DTI(LinearModel):
 
     name: ClassVar[str] = "dti"
     title: ClassVar[str] = "Diffusion tensor"
+    size: ClassVar[int] = 7  # type: ignore[assignment]
     b_high: float = 1500.0
     """Higher b-values [s/mm2] are left out where the rest suffices: ln S is not linear in b there
     (J. H. Jensen, J. A. Helpern, NMR Biomed. 23 (2010) 698-710)."""

@@ -27,6 +27,10 @@ from .starts import log_tensor, mesh
 NEEDS = Needs(volumes=8, shells=2, directions=6)
 """With one shell, neurite density and free water cannot be told apart."""
 
+WIDE = (0.5, 0.29)
+"""Mean and standard deviation of a uniform distribution over 0 to 1, as a prior: no more than the
+bounds say. Without it noise of an SNR of 10 makes weakly anisotropic voxels look anisotropic."""
+
 LOW_B, LOW_ORDER, HIGH_ORDER = 3.0, 16, 24
 """Up to b = 3 ms/um2 Legendre series to degree 16 suffice: worst error 1e-3 at ODI = 0.02."""
 
@@ -62,8 +66,8 @@ class NODDI(NonlinearModel):
         Metric("mu", "Mean neurite direction", "", -1, 1, (-1, 1), kind="vector", needs=NEEDS),
     )
     parameters: ClassVar[tuple[Parameter, ...]] = (
-        Parameter("ndi", 0.0, 1.0, "", "intra-neurite share of the tissue"),
-        Parameter("odi", 0.02, 1.0, "", "orientation dispersion, 2/pi atan(1/kappa)"),
+        Parameter("ndi", 0.0, 1.0, "", "intra-neurite share of the tissue", prior=WIDE),
+        Parameter("odi", 0.02, 1.0, "", "orientation dispersion, 2/pi atan(1/kappa)", prior=WIDE),
         Parameter("fwf", 0.0, 1.0, "", "free water fraction"),
         Parameter("mu", -1.0, 1.0, "", "mean neurite direction", size=3),
         Parameter("S0", 0.0, 5.0, "", "signal at b = 0"),
