@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +10,8 @@ from phantom import ring_scan
 import DMRIMicroLib as dm
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.files import staged
-from DMRIMicroLib.models import METRICS, MODELS
+from DMRIMicroLib.maps import Flag, voxel_remarks
+from DMRIMicroLib.models import MODELS
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def listing(folder):
 
 def test_files_carry_the_maps_their_grid_and_their_making(maps, tmp_path):
     index = json.loads(maps.save(tmp_path / "out").read_text())
-    assert {e["metric"] for e in index["maps"]} == set(METRICS)
+    assert {e["metric"] for e in index["maps"]} == {m.name for m in MODELS["dti"].metrics}
     fa = next(e for e in index["maps"] if e["metric"] == "FA")
     assert fa["file"] == "model-dti_param-FA_dwimap.nii.gz"
     image = nib.load(tmp_path / "out" / fa["file"])
@@ -49,6 +51,72 @@ def test_load_gives_back_what_was_saved(maps, tmp_path):
             back[name].metric.window,
         )
     assert back.provenance == maps.provenance
+    assert set(back.flags) == {"dti"}
+    np.testing.assert_array_equal(back.flags["dti"], maps.flags["dti"])
+    assert back["FA"].uncertainty is None
+
+
+def flagged(maps, model="dti"):
+    """Return maps of which one voxel has no answer and one of each flag above good is set."""
+    flags = maps.flags["dti"].copy()
+    flags[0, 0, :4] = Flag.EMPTY, Flag.NOT_CONVERGED, Flag.OUT_OF_RANGE, Flag.UNDETERMINED
+    return replace(
+        maps,
+        maps={"FA": replace(maps["FA"], model=model)},
+        mask=flags > 0,
+        provenance={model: maps.provenance["dti"]},
+        flags={model: flags},
+    )
+
+
+def test_flags_say_in_the_file_what_they_mean(maps, tmp_path):
+    index = json.loads(flagged(maps).save(tmp_path).read_text())
+    assert index["flags"] == {"dti": "model-dti_desc-flags_dseg.nii.gz"}
+    assert index["flag_meaning"] == {str(int(f)): f.name.lower() for f in Flag}
+    image = nib.load(tmp_path / index["flags"]["dti"])
+    assert image.get_data_dtype() == np.uint8
+    back = dm.MapSet.load(tmp_path)
+    assert list(back.flags["dti"][0, 0, :5]) == [0, 2, 3, 4, 1]
+    assert not back.mask[0, 0, 0]
+    assert back.mask[0, 0, 1:].all()
+
+
+def test_standard_deviations_are_saved_beside_their_maps(maps, tmp_path):
+    sd = np.full_like(maps["FA"].data, 0.02)
+    known = replace(maps, maps={**maps.maps, "FA": replace(maps["FA"], uncertainty=sd)})
+    index = json.loads(known.save(tmp_path).read_text())
+    (entry,) = (e for e in index["maps"] if "uncertainty_file" in e)
+    assert entry["uncertainty_file"] == "model-dti_param-FA_desc-sd_dwimap.nii.gz"
+    np.testing.assert_array_equal(dm.MapSet.load(tmp_path)["FA"].uncertainty, sd)
+
+
+def test_two_models_keep_their_own_flags_in_one_set_and_in_one_folder(maps, tmp_path):
+    other = replace(flagged(maps, "other"), mask=np.zeros_like(maps.mask))
+    both = maps.merged(other)
+    assert set(both.flags) == {"dti", "other"}
+    assert both.mask.all()
+    maps.save(tmp_path)
+    other.save(tmp_path)
+    back = dm.MapSet.load(tmp_path)
+    assert set(back.flags) == {"dti", "other"}
+    np.testing.assert_array_equal(back.flags["other"], other.flags["other"])
+    assert back.mask[0, 0, 0]  # empty for one model, answered by the other
+
+
+def test_maps_of_an_older_format_are_named(maps, tmp_path):
+    index = json.loads(maps.save(tmp_path).read_text())
+    (tmp_path / "maps.json").write_text(json.dumps({**index, "version": 1}))
+    with pytest.raises(InputError, match=r"not a readable list of maps \(.*version 1\)"):
+        dm.MapSet.load(tmp_path)
+
+
+def test_remarks_name_what_of_the_voxels_cannot_be_used():
+    told = voxel_remarks(
+        "noddi",
+        {"left_out": 2, "not_converged": 3, "out_of_range": 0, "undetermined": 5},
+    )
+    assert [t.split()[1] for t in told] == ["2", "3", "5"]
+    assert all(t.startswith("noddi: ") for t in told)
 
 
 def test_a_failure_leaves_the_earlier_result_untouched(maps, tmp_path, monkeypatch):
