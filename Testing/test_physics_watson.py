@@ -1,12 +1,20 @@
 """The Watson distribution: moments against adaptive quadrature, dispersion index, SH."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
 from scipy.special import eval_legendre
 
-from DMRIMicroLib.physics.watson import kappa_from_odi, odi_from_kappa, watson_moments
+from DMRIMicroLib.physics.sh import rish, sh_basis
+from DMRIMicroLib.physics.watson import (
+    kappa_from_odi,
+    odi_from_kappa,
+    watson_moments,
+    watson_sh,
+)
 
 
 def moment_by_quadrature(kappa, degree):
@@ -62,3 +70,26 @@ def test_gradients_of_the_dispersion_index_are_right_at_its_ends():
     assert torch.autograd.gradcheck(kappa_from_odi, odi)
     kappa = torch.tensor([0.0, 1.0, 50.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(odi_from_kappa, kappa)
+
+
+def test_the_series_of_the_density_adds_up_to_it():
+    kappa, mu = torch.tensor(3.0).double(), torch.tensor([0.6, 0.0, 0.8]).double()
+    v = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    v = v / v.norm(dim=-1, keepdim=True)
+    whole = quad(lambda t: math.exp(3 * t * t), 0, 1)[0]
+    truth = torch.exp(kappa * (v @ mu) ** 2) / (4 * math.pi * whole)
+    coefficients = watson_sh(kappa, mu, 20)
+    assert coefficients[0].item() == pytest.approx(1 / math.sqrt(4 * math.pi))
+    torch.testing.assert_close(sh_basis(v, 20) @ coefficients, truth, atol=1e-9, rtol=0)
+
+
+def test_the_power_of_the_density_does_not_depend_on_its_axis():
+    axes = torch.eye(3).double()
+    power = rish(watson_sh(torch.full((3,), 8.0).double(), axes, 6), 6)
+    torch.testing.assert_close(power, power[:1].expand(3, 4))
+
+
+def test_gradients_of_the_series():
+    kappa = torch.tensor([0.0, 5.0], dtype=torch.float64, requires_grad=True)
+    mu = torch.tensor([[0, 0, 1.0], [0.6, 0, 0.8]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda k, u: watson_sh(k, u, 6), (kappa, mu))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .legendre import check_order
+from .sh import sh_basis, sh_degrees
 
 NODES = 48
 """Quadrature nodes of the moments; see `watson_moments` for the error."""
@@ -74,6 +75,27 @@ def watson_moments(kappa: Tensor, order: int) -> Tensor:
     exponent = kappa.clamp(max=KAPPA_MAX)[..., None] * kappa.new_tensor(depth)
     integrals = torch.exp(-exponent) @ kappa.new_tensor(projection)
     return integrals / integrals[..., :1]
+
+
+def watson_sh(kappa: Tensor, mu: Tensor, order: int) -> Tensor:
+    """SH coefficients of the Watson density: <P_l> Y_lm(mu), by the Funk-Hecke theorem.
+
+    Parameters
+    ----------
+    kappa : (...) tensor
+        Concentration, >= 0.
+    mu : (..., 3) tensor
+        Axis, a unit vector.
+    order : int
+        Highest degree, even.
+
+    Returns
+    -------
+    (..., (order + 1) (order + 2) / 2) tensor
+        The first is 1 / sqrt(4 pi).
+    """
+    of_degree = sh_degrees(order)[0].to(mu.device) // 2
+    return watson_moments(kappa, order)[..., of_degree] * sh_basis(mu, order)
 
 
 # numpy arrays are cached, not tensors: a tensor born in inference mode cannot be used in training
