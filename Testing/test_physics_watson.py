@@ -14,6 +14,7 @@ from DMRIMicroLib.physics.watson import (
     odi_from_kappa,
     watson_moments,
     watson_sh,
+    watson_slopes,
 )
 
 
@@ -73,7 +74,7 @@ def test_gradients_of_the_dispersion_index_are_right_at_its_ends():
 
 
 def test_the_series_of_the_density_adds_up_to_it():
-    kappa, mu = torch.tensor(3.0).double(), torch.tensor([0.6, 0.0, 0.8]).double()
+    kappa, mu = torch.tensor(3.0).double(), torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64)
     v = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     v = v / v.norm(dim=-1, keepdim=True)
     whole = quad(lambda t: math.exp(3 * t * t), 0, 1)[0]
@@ -87,6 +88,13 @@ def test_the_power_of_the_density_does_not_depend_on_its_axis():
     axes = torch.eye(3).double()
     power = rish(watson_sh(torch.full((3,), 8.0).double(), axes, 6), 6)
     torch.testing.assert_close(power, power[:1].expand(3, 4))
+
+
+def test_slopes_of_the_moments_are_their_derivative():
+    kappa = torch.tensor([0.0, 0.3, 4.0, 64.0], dtype=torch.float64)
+    slopes = watson_slopes(watson_moments(kappa, 10))
+    truth = torch.func.jvp(lambda k: watson_moments(k, 8), (kappa,), (torch.ones_like(kappa),))[1]
+    torch.testing.assert_close(slopes, truth, atol=1e-12, rtol=1e-9)
 
 
 def test_gradients_of_the_series():

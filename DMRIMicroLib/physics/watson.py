@@ -112,7 +112,7 @@ def _quadrature(order: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def watson_slopes(moments: Tensor) -> Tensor:
-    """Derivative of Legendre moments by the concentration: (..., k + 1) -> (..., k).
+    """Differentiate Legendre moments by the concentration: (..., k + 1) -> (..., k).
 
     With p ~ exp(kappa t^2), d<P_l> / d kappa = <t^2 P_l> - <t^2> <P_l>, and t^2 P_l is a sum of
     P_{l-2}, P_l and P_{l+2} (Abramowitz and Stegun, eq. 8.5.3, twice); that is why the moment of
