@@ -16,6 +16,7 @@ from ..metric import Metric
 from ..physics.compartments import ball, stick_mean, zeppelin_mean
 from ..physics.weighting import weighting
 from .base import Parameter, PowderModel
+from .powder import few_directions
 from .slope import mean_and_slope
 from .smt import FREE
 from .starts import best_of_grid, evenly, mesh
@@ -55,6 +56,10 @@ class MCSMT(PowderModel):
         Parameter("D", 0.0, FREE, "um2/ms", "intrinsic diffusivity"),
         Parameter("S0", 0.0, 5.0, "", "signal at b = 0"),
     )
+
+    def cautions(self, acq: Acquisition) -> tuple[str, ...]:
+        """Say which shells have too few directions."""
+        return few_directions(acq)
 
     def signal(self, acq: Acquisition, parameters: Tensor) -> Tensor:
         """Predict the spherical means: (3, n) parameters -> (m, n)."""

@@ -21,6 +21,7 @@ from ..metric import Metric
 from ..physics.compartments import ball, sphere, sphere_diffusivity, stick_mean
 from ..physics.weighting import Weighting, weighting
 from .base import Parameter, PowderModel
+from .powder import few_directions
 from .slope import mean_and_slope
 from .starts import best_of_grid, mesh
 
@@ -66,8 +67,8 @@ class SANDI(PowderModel):
     """Diffusivity inside somas [um2/ms], fixed as in Palombo et al."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("f_neurite", "Neurite signal fraction", needs=NEEDS),
-        Metric("f_soma", "Soma signal fraction", needs=NEEDS),
+        Metric("f_neurite", "Neurite signal fraction", window=(0, 0.6), needs=NEEDS),
+        Metric("f_soma", "Soma signal fraction", window=(0, 0.6), needs=NEEDS),
         Metric(
             "R_soma",
             "Apparent soma radius",
@@ -88,10 +89,10 @@ class SANDI(PowderModel):
     )
 
     def cautions(self, acq: Acquisition) -> tuple[str, ...]:
-        """Say when the priors decide part of the answer."""
+        """Say when the priors decide part of the answer, and where directions are few."""
         shells = acq.shells
         if len(shells) >= ENOUGH_SHELLS and shells[-1].b >= ENOUGH_B:
-            return ()
+            return few_directions(acq)
         priors = ", ".join(
             f"{p.name} {p.prior[0]:g} +- {p.prior[1]:g}{' ' + p.unit if p.unit else ''}"
             for p in self.parameters
@@ -101,7 +102,8 @@ class SANDI(PowderModel):
             f"SANDI has 5 unknowns and this scan {len(shells)} shells up to b = "
             f"{shells[-1].b:.0f} s/mm2: these do not determine them alone, and typical values "
             f"({priors}) decide the rest. Do not read R_soma, nor small differences of f_soma, as "
-            f"measured; that takes {ENOUGH_SHELLS} shells or more, up to b >= {ENOUGH_B:g}.",
+            f"measured; that takes {ENOUGH_SHELLS} shells or more, up to b >= {ENOUGH_B:g}",
+            *few_directions(acq),
         )
 
     def signal(self, acq: Acquisition, parameters: Tensor) -> Tensor:

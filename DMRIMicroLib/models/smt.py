@@ -17,6 +17,7 @@ from ..physics.compartments import ball, zeppelin_mean
 from ..physics.weighting import weighting
 from .base import Parameter, PowderModel
 from .dti import fractional_anisotropy
+from .powder import few_directions
 from .slope import mean_and_slope
 from .starts import best_of_grid, evenly, mesh
 
@@ -67,6 +68,10 @@ class SMT(PowderModel):
         Parameter("ratio", 0.0, 1.0, "", "D_perp / D_par"),
         Parameter("S0", 0.0, 5.0, "", "signal at b = 0"),
     )
+
+    def cautions(self, acq: Acquisition) -> tuple[str, ...]:
+        """Say which shells have too few directions."""
+        return few_directions(acq)
 
     def signal(self, acq: Acquisition, parameters: Tensor) -> Tensor:
         """Predict the spherical means: (3, n) parameters -> (m, n)."""
