@@ -8,8 +8,8 @@ from ..acquisition import Acquisition
 
 DIRECTIONS_PER_B = 6.0
 """Directions that a shell needs per ms/um2 of b, for a mean that depends on how a bundle of white
-matter lies by a standard deviation of 1 % (computed in the tests; K. G. Schilling et al., Magn.
-Reson. Imaging 94 (2022) 25-35, measured that the number rises with b)."""
+matter lies by a standard deviation of about 1 % (computed in the tests; K. G. Schilling et al.,
+Magn. Reson. Imaging 94 (2022) 25-35, study the number needed)."""
 
 
 def few_directions(acq: Acquisition) -> tuple[str, ...]:
