@@ -2,8 +2,7 @@
 
 By the recurrence of the Bessel functions downwards from their uniform expansion (M. Abramowitz,
 I. A. Stegun, Handbook of Mathematical Functions (1964), eq. 9.6.26 and 9.7.7): the same code for
-every order and argument, without tables, and in single precision two to three times as fast as
-torch.special.
+every order and argument, without tables.
 """
 
 from __future__ import annotations
@@ -125,8 +124,8 @@ def polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
     return total
 
 
-# A large result that is thrown away at once costs more than the arithmetic. Where autograd does not
-# need the old values, they are overwritten: three times as fast.
+# A large result that is thrown away at once costs more than the arithmetic; where autograd does not
+# need the old values, they are overwritten.
 def _times(a: Tensor, b: Tensor) -> Tensor:
     """Return a * b; `a` may be overwritten."""
     return a * b if torch.is_grad_enabled() else a.mul_(b)

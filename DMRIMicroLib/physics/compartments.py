@@ -18,14 +18,14 @@ from torch import Tensor
 from .legendre import gauss_legendre, legendre
 
 KERNEL_NODES = 32
-"""Quadrature nodes of `axial_kernel`: below 1e-12 for b D <= 30 and order <= 8."""
+"""Quadrature nodes of `axial_kernel`: below 1e-12 for b D <= 30 and order <= 24."""
 
 SPHERE_ROOTS = 20
 """Modes of a sphere that are summed one by one, the rest in one: below 1e-6 in the signal for
 radii up to 20 um, b <= 10 and separations from 8 ms, and 1e-3 for any radius."""
 
 TAIL_ROOTS = 4000
-"""Modes that make up the rest; what is left beyond them is below 1e-12 of it."""
+"""Modes that make up the rest; what is left beyond them is below 1e-11 of it."""
 
 RADIUS_FLOOR = 1e-3
 """Radius [um] below which a sphere's signal is 1 to double precision; keeps gradients finite."""
