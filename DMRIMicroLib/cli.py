@@ -68,6 +68,14 @@ Threshold = Annotated[float, typer.Option(help="Volumes with b up to this count 
 ModelFile = Annotated[
     list[Path] | None, typer.Option(help="Python file with a model of your own; may be repeated.")
 ]
+SmallDelta = Annotated[
+    float | None, typer.Option("--delta", help="Gradient duration [ms].", show_default=False)
+]
+BigDelta = Annotated[
+    float | None,
+    typer.Option("--Delta", help="Gradient separation, start to start [ms].", show_default=False),
+]
+EchoTime = Annotated[float | None, typer.Option("--TE", help="Echo time [ms].")]
 Exclude = Annotated[str, typer.Option(help="Volumes to leave out, counted from 0: 3,17,40-45.")]
 
 
@@ -92,6 +100,9 @@ def info(
     mask: Mask = None,
     b0_threshold: Threshold = B0_THRESHOLD,
     exclude: Exclude = "",
+    delta: SmallDelta = None,
+    Delta: BigDelta = None,
+    TE: EchoTime = None,
 ) -> None:
     """Say what a scan holds and which models it can identify."""
     from .io import load
@@ -104,6 +115,9 @@ def info(
         mask=mask,
         b0_threshold=b0_threshold,
         exclude=parse_volumes(exclude),
+        delta=delta,
+        Delta=Delta,
+        TE=TE,
     )
     facts = describe(opened)
     facts["models"] = {
@@ -143,6 +157,9 @@ def fit(
     mask: Mask = None,
     b0_threshold: Threshold = B0_THRESHOLD,
     exclude: Exclude = "",
+    delta: SmallDelta = None,
+    Delta: BigDelta = None,
+    TE: EchoTime = None,
     b_max: Annotated[
         float | None, typer.Option(help="Leave out volumes above this b [s/mm2].")
     ] = None,
@@ -157,13 +174,15 @@ def fit(
         int, typer.Option(help="Coils in a sum of squares; above 1: noncentral chi.")
     ] = 1,
     noise: Annotated[
-        str, typer.Option(help="Noise from: b0 (repeats), pca, or a number in the signal's unit.")
+        str, typer.Option(help="Noise from: b0 (repeats; after mppca: its own), pca, or a number.")
     ] = "b0",
     robust: Annotated[bool, typer.Option(help="Give outlying samples less weight.")] = False,
     uncertainty: Annotated[
         bool, typer.Option(help="Write the standard deviation of every map, too.")
     ] = False,
-    denoise: Annotated[Denoise | None, typer.Option(help="Remove noise first.")] = None,
+    denoise: Annotated[
+        Denoise | None, typer.Option(help="Remove noise first; patch2self needs 20 directions.")
+    ] = None,
     degibbs: Annotated[bool, typer.Option(help="Remove Gibbs ringing first.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[
@@ -192,6 +211,9 @@ def fit(
         mask=mask,
         b0_threshold=b0_threshold,
         exclude=parse_volumes(exclude),
+        delta=delta,
+        Delta=Delta,
+        TE=TE,
     )
     for file in model_file or []:
         load_models(file)
@@ -207,7 +229,14 @@ def fit(
     with shown(progress) as tell:
         tell(0.0, "Reading")
         opened = brain_mask(opened)
-        opened = prepare(opened, denoise=denoise, degibbs=degibbs, noise=noise, progress=tell)
+        share = 0.3 if denoise or degibbs else 0.0
+        opened = prepare(
+            opened,
+            denoise=denoise and denoise.value,
+            degibbs=degibbs,
+            noise=noise,
+            progress=lambda done, text: tell(share * done, text),
+        )
         maps = fit_scan(
             opened,
             chosen,
@@ -219,7 +248,7 @@ def fit(
             robust=robust,
             uncertainty=uncertainty,
             device=device,
-            progress=lambda share, text: tell(0.8 * share, text),
+            progress=lambda done, text: tell(share + (0.8 - share) * done, text),
         )
         text = None
         if report:
@@ -244,11 +273,11 @@ def fit(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the maps.")] = Path("demo-output"),
 ) -> None:
-    """Fetch a small real scan (17 MB, once), compute its maps and a report."""
-    from .io.example import fetch
+    """Fetch a small real scan (17 MB, once), compute the maps of every model and a report."""
+    from .io.example import TIMING, fetch
 
     image, mask = fetch()
-    fit(image, out=out, mask=mask)
+    fit(image, out=out, mask=mask, models="all", uncertainty=True, **TIMING)
     typer.echo(f"report: {out / 'report.html'}")
 
 

@@ -16,6 +16,7 @@ from DMRIMicroLib.cli import parse_volumes
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.io import nifti
 from DMRIMicroLib.io.example import FILES, fetch
+from DMRIMicroLib.maps import MapSet
 
 
 def dmrimicro(*words, **options):
@@ -61,7 +62,8 @@ def test_info_as_json(scan_files):
     facts = json.loads(dmrimicro("info", scan_files, "--json").stdout)
     assert facts["shape"] == [12, 14, 6]
     assert facts["shells"] == [{"b": 1000.0, "volumes": 12, "directions": 12}]
-    assert facts["models"] == {"dti": []}
+    assert facts["models"]["dti"] == []
+    assert "2 non-zero shells (there are 1: b1000)" in facts["models"]["noddi"]
 
 
 def test_info_says_why_a_model_is_impossible(tmp_path):
@@ -76,7 +78,7 @@ def test_info_says_why_a_model_is_impossible(tmp_path):
     assert "7 volumes (there are 5)" in run.stderr
     run = dmrimicro("fit", tmp_path / "three.nii.gz", "--models", "all", "--out", tmp_path / "out")
     assert run.returncode == 2
-    assert "dti is left out" in run.stderr
+    assert "dti is left out: it needs 7 volumes (there are 5)" in run.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -186,3 +188,37 @@ def test_save_is_readable_by_nibabel_with_equal_values(tmp_path):
     import nibabel as nib
 
     np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "a.nii").dataobj), scan.signal)
+
+
+def test_fits_every_model_that_the_scan_allows_and_names_the_rest(tmp_path):
+    nifti.save(ring_scan(protocol({1000.0: 20, 2000.0: 20}), sigma=20), tmp_path / "dwi.nii.gz")
+    run = dmrimicro("fit", tmp_path / "dwi.nii.gz", "--models", "all", "--out", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    made = set(MapSet.load(tmp_path / "out").provenance)
+    assert made == {"dti", "dki", "freewater", "noddi", "smt", "mcsmt", "ballstick"}
+    for name in ("sandi", "mapmri"):
+        assert f"{name} is left out: it needs the gradient timing" in run.stderr.replace("\n", " ")
+
+
+def test_timing_noise_and_uncertainty_are_options(tmp_path):
+    nifti.save(ring_scan(protocol({1000.0: 20, 2000.0: 20}), sigma=20), tmp_path / "dwi.nii.gz")
+    words = ["--models", "mapmri,noddi", "--delta", "15", "--Delta", "30", "--noise", "20"]
+    words += ["--likelihood", "rician", "--uncertainty", "--robust", "--no-report"]
+    run = dmrimicro("fit", tmp_path / "dwi.nii.gz", *words, "--out", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    maps = MapSet.load(tmp_path / "out")
+    told = maps.provenance["noddi"]
+    assert told["noise"] == {"sigma": 20.0, "method": "given by the user"}
+    assert told["options"]["likelihood"] == "rician"
+    for name in ("RTOP", "NDI"):
+        assert (maps[name].uncertainty[maps.mask] > 0).all()
+
+
+def test_a_model_of_the_users_own_is_fitted_from_the_command_line(tmp_path, scan_files):
+    from test_registry import MINE
+
+    (tmp_path / "mine.py").write_text(MINE)
+    words = ["--models", "my-ball", "--model-file", tmp_path / "mine.py", "--no-report"]
+    run = dmrimicro("fit", scan_files, *words, "--out", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "out" / "model-my-ball_param-myD_dwimap.nii.gz").exists()

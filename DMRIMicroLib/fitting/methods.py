@@ -80,7 +80,7 @@ def _(model: PowderModel, acq, options, device, dtype) -> Method:
         means, counts = spherical_means(relative, acq, floor, options.coils)
         sigma = _assumed(sigma, model, relative)
         found = solver.fit(means, sigma, counts=counts, covariance=options.uncertainty)
-        return _only(found, has_s0)
+        return replace(_only(found, has_s0), usable=counts.sum(1).int())
 
     return fit
 

@@ -33,7 +33,7 @@ BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
 BLOCK_VOXELS = {"cpu": 16384, "cuda": 2**20}
 """Voxels that take a step together at most."""
 
-ROUND = 4
+ROUND = 3
 """Steps between two looks at which voxels still need some."""
 
 DAMPING = 1e-2
@@ -42,9 +42,9 @@ DAMPING = 1e-2
 DAMPING_HIGH = 1e6
 """Damping at which no step is left to try: the voxel rests where it is."""
 
-REST = 1e-4
+REST = 1e-3
 """Expected fall of the cost (in units of chi-square) below which a voxel is at rest: its
-parameters are then within a hundredth of their standard deviation of the optimum."""
+parameters are then within 0.03 of their standard deviation of the optimum."""
 
 ROBUST_PASSES = 3
 """Fits with new weights after the first."""
@@ -106,6 +106,7 @@ class LevenbergMarquardt:
         self.row, self.column = packed_index(len(self.span))
         self.diagonal = [i * (i + 3) // 2 for i in range(len(self.span))]
 
+    @torch.no_grad()
     def fit(
         self,
         signal: Tensor,
@@ -121,7 +122,8 @@ class LevenbergMarquardt:
         Parameters
         ----------
         signal : (n, m) tensor
-            Divided by S0. Samples that are not finite or not positive get no weight.
+            Divided by S0. Samples that are not finite or not positive get no weight; where `counts`
+            says what is usable, a mean may be 0 or negative.
         sigma : float or (n,) tensor, optional
             Standard deviation of the noise, divided by S0 too. Without it the noise is Gaussian
             and the covariance comes from the residuals.
@@ -135,7 +137,7 @@ class LevenbergMarquardt:
             Whether to compute it (Laplace approximation).
         """
         m = signal.shape[1]
-        usable = (signal > 0) & torch.isfinite(signal)
+        usable = torch.isfinite(signal) & (signal > 0 if counts is None else counts > 0)
         count = usable.sum(1, dtype=torch.int32)
         y = torch.where(usable, signal, 0).T.contiguous()
         weight = usable.T.to(y)

@@ -28,6 +28,9 @@ FILES = {
 }
 """Our name to the wheel's."""
 
+TIMING = {"delta": 16.2, "Delta": 26.5, "TE": 60.0}
+"""Gradient timing and echo time of the example [ms], from the wheel's protocol table."""
+
 
 def fetch(cache: str | Path | None = None) -> tuple[Path, Path]:
     """Return the example's image and mask, downloading them by pip once.

@@ -123,7 +123,8 @@ def choose(
             chosen.append(model)
     if not chosen:
         raise InputError(
-            "no model can be identified from this scan", f"It has {acquisition.describe()}."
+            f"no model can be identified from this scan: {'; '.join(notes)}",
+            f"It has {acquisition.describe()}.",
         )
     return chosen, notes
 
