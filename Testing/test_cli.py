@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from phantom import protocol, ring_scan
 
-from DMRIMicroLib.cli import parse_volumes
+from DMRIMicroLib.arguments import parse_volumes
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.io import nifti
 from DMRIMicroLib.io.example import FILES, fetch

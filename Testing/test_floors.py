@@ -23,6 +23,7 @@ FLOORS = [
     {"report"},
     {"cohort"},
     {"terminal"},
+    {"arguments"},
     {"cli"},
     {"__init__", "__main__"},
 ]
