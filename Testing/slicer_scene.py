@@ -130,6 +130,18 @@ def scan(
     )
 
 
+def two_shells(name: str = "shells"):
+    """Return a scan of `TENSOR` with 2 b0, 20 directions at b = 1000 and 20 at b = 2000."""
+    from phantom import protocol, tensor_signal
+
+    from DMRIMicroLib.scan import Scan
+
+    acquisition = protocol({1000.0: 20, 2000.0: 20})
+    tensors = np.broadcast_to(TENSOR, (4, 4, 3, 3, 3))
+    signal = tensor_signal(acquisition, tensors, 1000.0).astype(np.float32)
+    return Scan(signal, affine(), acquisition, np.ones((4, 4, 3), bool), name)
+
+
 def positions(matrix: np.ndarray, shape) -> np.ndarray:
     """Return the world position of every voxel: (x, y, z, 3)."""
     index = np.stack(np.meshgrid(*[np.arange(n) for n in shape[:3]], indexing="ij"), axis=-1)

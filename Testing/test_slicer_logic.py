@@ -314,21 +314,21 @@ def test_missing_program_is_told_in_words(tmp_path):
 
 
 def test_slicers_python_is_preferred_over_the_application(tmp_path, monkeypatch, scene):
-    from DMRIMicroSlicer import job
+    from DMRIMicroSlicer import worker
 
-    monkeypatch.setattr(job.sys, "executable", "/opt/Slicer/SlicerApp-real")
+    monkeypatch.setattr(worker.sys, "executable", "/opt/Slicer/SlicerApp-real")
     monkeypatch.setenv("PATH", "")
     from DMRIMicroLib.errors import InputError
 
     with pytest.raises(InputError, match="PythonSlicer was not found"):
-        job.python_executable()
+        worker.python_executable()
     program = tmp_path / "bin" / ("PythonSlicer.exe" if os.name == "nt" else "PythonSlicer")
     program.parent.mkdir()
     program.touch(mode=0o755)
     monkeypatch.setattr(
         scene.slicer, "app", type("App", (), {"slicerHome": str(tmp_path)}), raising=False
     )
-    assert job.python_executable() == str(program)
+    assert worker.python_executable() == str(program)
 
 
 def test_description_and_reasons(logic, dwi):
@@ -339,6 +339,204 @@ def test_description_and_reasons(logic, dwi):
     assert logic.reasonsAgainst(dti, dwi) == ()
     few = node_from_scan(ss.scan(directions=5), name="few")
     assert "6 distinct directions" in " ".join(logic.reasonsAgainst(dti, few))
+
+
+def test_suitability_tells_what_a_scan_means_for_each_model(logic, dwi):
+    from DMRIMicroSlicer.nodes import node_from_scan
+
+    from DMRIMicroLib.models import MODELS
+
+    found = logic.suitability(dwi)
+    assert list(found) == list(logic.models()) == list(MODELS)
+    assert found["dti"].lacks == ()
+    assert any("2 non-zero shells" in lack for lack in found["noddi"].lacks)
+    shells = logic.suitability(node_from_scan(ss.two_shells()))
+    assert shells["noddi"].lacks == ()
+    assert any("gradient timing" in lack for lack in shells["sandi"].lacks)
+    empty = ss.boot().scene.AddNewNodeByClass("vtkMRMLDiffusionWeightedVolumeNode", "empty")
+    assert "holds no diffusion data" in logic.suitability(empty)["dti"].lacks[0]
+    assert logic.suitability(None)["noddi"].lacks == ()
+
+
+def test_cautions_are_those_of_the_volumes_that_a_fit_takes(logic, monkeypatch):
+    from DMRIMicroSlicer.nodes import node_from_scan
+
+    dti = logic.models()["dti"]
+    monkeypatch.setattr(type(dti), "cautions", lambda self, acq: (acq.describe(),))
+    found = logic.suitability(node_from_scan(ss.two_shells()), [dti])
+    assert found["dti"].cautions == ("2 b0, 20 x b1000",)
+
+
+def test_options_become_switches_of_the_worker():
+    ss.boot()
+    from DMRIMicroSlicer.worker import switches
+
+    told = switches({"uncertainty": True, "robust": False, "b_max": None, "likelihood": "rician"})
+    assert told == ["--uncertainty", "--likelihood", "rician"]
+    assert switches({"coils": 4, "sigma": 12.5}) == ["--coils", "4", "--noise", "12.5"]
+    with pytest.raises(TypeError, match="no option 'uncertainity'; there are method"):
+        switches({"uncertainity": True})
+
+
+def test_every_option_of_a_fit_and_of_its_preparation_has_a_switch_that_the_worker_knows():
+    ss.boot()
+    import inspect
+
+    from DMRIMicroSlicer.logic import PREPARATIONS
+    from DMRIMicroSlicer.worker import SWITCHES
+
+    from DMRIMicroLib.cli import fit
+    from DMRIMicroLib.fitting.options import Options
+    from DMRIMicroLib.preprocess import prepare
+
+    assert set(SWITCHES) == set(Options.__dataclass_fields__) | set(PREPARATIONS)
+    assert set(PREPARATIONS) <= set(inspect.signature(prepare).parameters)
+    known = {"--" + name.replace("_", "-") for name in inspect.signature(fit).parameters}
+    assert set(SWITCHES.values()) <= known
+
+
+def test_all_models_with_uncertainty_in_a_process_are_shown_by_model(logic, temporary):
+    from DMRIMicroSlicer.nodes import node_from_scan
+
+    heard, notes = Heard(), []
+    scan = ss.two_shells()
+    mask = ss.volume_node(np.ones(scan.shape, np.uint8), scan.affine)
+    node = node_from_scan(scan)
+    job = logic.start(
+        node, "all", mask, device="cpu", uncertainty=True, likelihood="gaussian",
+        onDone=heard.done.append, onError=heard.errors.append, onNote=notes.append,
+    )  # fmt: skip
+    assert wait(job) == "done", heard.errors
+    names = {n.GetName() for n in heard.done[0]}
+    assert {"shells FA", "shells FA SD", "shells MK", "shells NDI", "shells NDI SD"} <= names
+    assert sum(n.startswith("sandi is left out: it needs the gradient timing") for n in notes) == 1
+    made = json.loads(heard.done[0][0].GetAttribute("DMRIMicro.provenance"))["dti"]
+    assert made["options"]["likelihood"] == "gaussian"
+    assert made["options"]["uncertainty"] is True
+    hierarchy = ss.boot().slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(
+        ss.boot().scene
+    )
+    folders = {
+        n.GetName(): hierarchy.GetItemName(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(n)))
+        for n in heard.done[0]
+    }
+    assert folders["shells MK"] == "dki"
+    assert folders["shells NDI SD"] == "noddi"
+
+
+def test_options_of_a_fit_here_are_passed_on(logic, dwi):
+    nodes = logic.fit(dwi, "dti", full_mask(), device="cpu", uncertainty=True, method="ols")
+    names = [n.GetName() for n in nodes]
+    assert names[:2] == ["brain FA", "brain FA SD"]
+    made = json.loads(nodes[0].GetAttribute("DMRIMicro.provenance"))["dti"]
+    assert made["options"]["method"] == "ols"
+    with pytest.raises(TypeError, match="no option 'methd'"):
+        logic.fit(dwi, "dti", full_mask(), device="cpu", methd="ols")
+
+
+def test_the_scan_is_prepared_before_a_fit_here_if_asked_for(logic, dwi, monkeypatch):
+    from DMRIMicroLib import preprocess
+
+    seen = []
+
+    def prepare(scan, progress=None, **asked):
+        seen.append((asked, scan.mask is not None))
+        return scan.with_notes("prepared")
+
+    monkeypatch.setattr(preprocess, "prepare", prepare)
+    nodes = logic.fit(dwi, "dti", full_mask(), device="cpu", degibbs=True, noise="pca")
+    assert seen == [({"degibbs": True, "noise": "pca"}, True)]
+    made = json.loads(nodes[0].GetAttribute("DMRIMicro.provenance"))["dti"]
+    assert made["notes"] == ["prepared"]
+
+
+def test_a_wrong_model_is_named_before_a_process_starts(logic, dwi, temporary):
+    from DMRIMicroLib.errors import InputError
+
+    with pytest.raises(InputError, match="there is no model 'nodi'"):
+        logic.start(dwi, "dti,nodi", full_mask())
+    with pytest.raises(TypeError, match="no option 'robst'"):
+        logic.start(dwi, "dti", full_mask(), robst=True)
+    assert list(temporary.iterdir()) == []
+
+
+USERS_MODEL = """
+from dataclasses import dataclass
+from typing import ClassVar
+from DMRIMicroLib.maps import Metric
+from DMRIMicroLib.models.dti import DTI
+
+@dataclass(frozen=True)
+class Mine(DTI):
+    name: ClassVar[str] = "mine"
+    title: ClassVar[str] = "A model of my own"
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("mine_FA", "My FA"),)
+
+    def derive(self, parameters):
+        return {"mine_FA": super().derive(parameters)["FA"]}
+"""
+
+
+@pytest.fixture
+def users_model(logic, tmp_path):
+    from DMRIMicroLib.models import METRICS, MODELS
+
+    file = tmp_path / "mine.py"
+    file.write_text(USERS_MODEL)
+    assert logic.loadModels(str(file)) == ["mine"]
+    yield MODELS["mine"]
+    del MODELS["mine"], METRICS["mine_FA"]
+
+
+def test_a_model_of_the_users_own_reaches_the_worker(logic, dwi, users_model):
+    heard = Heard()
+    assert logic.models()["mine"].title == "A model of my own"
+    job = logic.start(
+        dwi, ("mine",), full_mask(), device="cpu",
+        onDone=heard.done.append, onError=heard.errors.append,
+    )  # fmt: skip
+    assert wait(job) == "done", heard.errors
+    assert [n.GetName() for n in heard.done[0]] == ["brain mine_FA"]
+
+
+def test_a_model_without_a_file_is_refused_by_the_worker_in_words(
+    logic, dwi, users_model, monkeypatch
+):
+    from DMRIMicroLib.errors import InputError
+
+    monkeypatch.setattr(type(users_model), "__module__", "__main__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    with pytest.raises(InputError, match="'mine' does not come from a file"):
+        logic.start(dwi, ("mine",), full_mask())
+
+
+def test_timing_and_threshold_reach_the_worker(logic, monkeypatch):
+    from DMRIMicroSlicer import worker
+    from DMRIMicroSlicer.nodes import node_from_scan
+
+    told = []
+    monkeypatch.setattr(worker, "FitJob", lambda command, *_, **__: told.append(command))
+    node = node_from_scan(ss.two_shells())
+    logic.setAcquisition(node, delta=16.2, Delta=26.5, b0_threshold=80)
+    logic.start(node, "mapmri")
+    (command,) = told
+    for switch, value in {"--delta": "16.2", "--Delta": "26.5", "--b0-threshold": "80.0"}.items():
+        assert command[command.index(switch) + 1] == value
+    assert "--TE" not in command
+
+
+def test_an_import_takes_a_threshold_and_timing(logic, tmp_path):
+    import test_slicer_nodes
+    from DMRIMicroSlicer.nodes import acquisition_from_node
+
+    from DMRIMicroLib.io import nifti
+
+    file = nifti.save(test_slicer_nodes.weak_b0s(205), tmp_path / "dwi.nii.gz")
+    assert acquisition_from_node(logic.importNifti(str(file))).describe() != "2 b0, 12 x b1000"
+    node = logic.importNifti(str(file), b0_threshold=205, delta=16.2)
+    found = acquisition_from_node(node)
+    assert found.describe() == "2 b0, 12 x b1000"
+    assert (found.b0_threshold, found.delta, found.Delta) == (205, 16.2, None)
 
 
 def full_mask(sign: int = 1):

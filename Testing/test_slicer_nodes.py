@@ -85,9 +85,27 @@ def test_weak_weighting_keeps_direction_and_threshold(nodes, threshold):
     np.testing.assert_allclose(back.bvecs[:2], [(0, 0, 0), (0, 0.6, 0.8)], atol=1e-12)
     assert back.b0_threshold == threshold
     assert back.describe() == "2 b0, 12 x b1000"
-    assert (node.GetAttribute(nodes.THRESHOLD) is None) == (threshold == 50)
+    assert (node.GetAttribute("DMRIMicro.b0_threshold") is None) == (threshold == 50)
     nodes.node_from_scan(ss.scan(), node=node)
     assert nodes.acquisition_from_node(node).b0_threshold == 50
+
+
+def test_timing_is_kept_with_the_node(nodes):
+    from DMRIMicroSlicer import attributes
+
+    node = nodes.node_from_scan(ss.scan())
+    attributes.write(node, delta=16.2, Delta=26.5, TE=60)
+    found = nodes.scan_from_node(node).acquisition
+    assert (found.delta, found.Delta, found.TE) == (16.2, 26.5, 60)
+    again = nodes.node_from_scan(nodes.scan_from_node(node))
+    assert nodes.acquisition_from_node(again).Delta == 26.5
+    nodes.node_from_scan(ss.scan(), node=node)  # another scan takes its place
+    assert nodes.acquisition_from_node(node).delta is None
+    attributes.write(node, delta=16.2)
+    node.SetAttribute("DMRIMicro.delta", "a few")  # by hand
+    assert nodes.acquisition_from_node(node).delta is None
+    with pytest.raises(TypeError, match="no attribute 'tau'"):
+        attributes.write(node, tau=1)
 
 
 def test_weak_weighting_survives_slicers_file(nodes, tmp_path):

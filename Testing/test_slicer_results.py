@@ -80,6 +80,114 @@ def test_names_units_windows_and_colours(scene):
     assert nodes["brain FA"].GetDisplayNode().GetColorNode() is not None
 
 
+@pytest.mark.parametrize(
+    ("unit", "code", "words"),
+    [
+        ("mm2/s", "mm2/s", "square millimeter per second"),
+        ("um2/ms", "um2/ms", "square micrometer per millisecond"),
+        ("um", "um", "micrometer"),
+        ("1/mm", "mm-1", "per millimeter"),
+        ("1/mm2", "mm-2", "per square millimeter"),
+        ("1/mm3", "mm-3", "per cubic millimeter"),
+        ("", "1", "no units"),
+    ],
+)
+def test_units_are_coded_as_ucum_has_them(scene, unit, code, words):
+    from DMRIMicroLib.maps import Map, Metric
+
+    maps = map_set(only="FA")
+    maps.maps["FA"] = Map(Metric("FA", "x", unit), "dti", maps["FA"].data)
+    (node,) = show(maps)
+    coded = node.GetVoxelValueUnits()
+    assert (coded.GetCodeValue(), coded.GetCodeMeaning()) == (code, words)
+    assert coded.GetCodingSchemeDesignator() == "UCUM"
+
+
+def test_every_unit_of_the_registry_has_a_code():
+    ss.boot()
+    from DMRIMicroSlicer.results import UCUM
+
+    from DMRIMicroLib.models import METRICS
+
+    assert {metric.unit for metric in METRICS.values()} <= set(UCUM)
+
+
+def test_a_standard_deviation_is_not_taken_for_its_map(scene):
+    nodes = {node.GetName(): node for node in show(map_set(only="FA"))}
+    deviation = nodes["brain FA SD"]
+    assert nodes["brain FA"].GetAttribute("DMRIMicro.metric") == "FA"
+    assert deviation.GetAttribute("DMRIMicro.metric") is None
+    assert deviation.GetAttribute("DMRIMicro.standard_deviation_of") == "FA"
+    assert deviation.GetDescription() == "Standard deviation of: Fractional anisotropy"
+    assert deviation.GetDisplayNode().GetAutoWindowLevel() == 1
+
+
+def flagged(*flags: int):
+    """Return FA with these flags in the first voxels along x, good ones elsewhere."""
+    maps = map_set(only="FA")
+    maps.flags["dti"] = np.ones(SHAPE, np.uint8)
+    maps.flags["dti"][: len(flags), 0, 0] = flags
+    return maps
+
+
+def test_flags_become_a_label_map_that_says_what_its_numbers_mean(scene):
+    nodes = show(flagged(0, 2, 3, 4))
+    assert [n.GetName() for n in nodes] == ["brain FA", "brain FA SD", "brain dti flags"]
+    node = nodes[-1]
+    assert node.GetClassName() == "vtkMRMLLabelMapVolumeNode"
+    assert list(scene.slicer.util.arrayFromVolume(node)[0, 0]) == [0, 2, 3, 4, 1]
+    np.testing.assert_allclose(
+        scene.slicer.util.arrayFromVTKMatrix(ijk_to_ras(node)), ss.affine(1), atol=1e-12
+    )
+    assert node.GetDescription().startswith("0: no answer; 1: good; 2: ")
+    assert node.GetAttribute("DMRIMicro.flags_of") == "dti"
+    colours = node.GetDisplayNode().GetColorNode()
+    names = [colours.GetColorName(k) for k in range(5)]
+    assert names == ["empty", "good", "not converged", "out of range", "undetermined"]
+    rgba = [0.0] * 4
+    seen = []
+    for k in range(5):
+        colours.GetColor(k, rgba)
+        seen.append(rgba[3])
+    assert seen == [0, 0, 1, 1, 1]  # the maps show through where there is nothing to say
+
+
+@pytest.mark.parametrize("flags", [(), (0, 0)])
+def test_nothing_is_added_for_flags_that_tell_nothing(scene, flags):
+    assert [n.GetName() for n in show(flagged(*flags))] == ["brain FA", "brain FA SD"]
+
+
+def test_flags_share_one_table_of_colours(scene):
+    first, second = show(flagged(2))[-1], show(flagged(3))[-1]
+    assert second.GetName() != first.GetName()
+    assert first.GetDisplayNode().GetColorNodeID() == second.GetDisplayNode().GetColorNodeID()
+
+
+def test_maps_of_several_models_lie_in_a_folder_each(scene):
+    from dataclasses import replace
+
+    maps = map_set(only="MD")
+    other = replace(maps["MD"], metric=replace(maps["MD"].metric, name="NDI"), model="noddi")
+    maps.maps["NDI"] = other
+    maps.flags["noddi"] = np.full(SHAPE, 4, np.uint8)
+    hierarchy = scene.slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene.scene)
+
+    def path(node) -> list[str]:
+        item, names = hierarchy.GetItemByDataNode(node), []
+        while (item := hierarchy.GetItemParent(item)) != hierarchy.GetSceneItemID():
+            names.insert(0, hierarchy.GetItemName(item))
+        return names
+
+    where = {node.GetName(): path(node) for node in show(maps)}
+    assert where == {
+        "brain MD": ["brain microstructure", "dti"],
+        "brain NDI": ["brain microstructure", "noddi"],
+        "brain noddi flags": ["brain microstructure", "noddi"],
+    }
+    (alone,) = show(map_set(only="MD"))
+    assert path(alone) == ["brain microstructure"]
+
+
 def test_provenance_travels_with_the_node(scene):
     node = show(map_set())[0]
     assert json.loads(node.GetAttribute("DMRIMicro.provenance"))["dti"]["scan"] == {"name": "é"}
@@ -132,6 +240,21 @@ def test_a_second_run_keeps_the_first_and_shares_the_folder(scene):
     hierarchy = scene.slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene.scene)
     parents = {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(n)) for n in first + second}
     assert len(parents) == 1
+
+
+def test_failure_late_takes_back_the_flags_and_their_colours(scene, monkeypatch):
+    from DMRIMicroSlicer import results
+
+    scene.slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene.scene)
+    before = ss.count_nodes()
+
+    def fail(*_):
+        raise RuntimeError("full")
+
+    monkeypatch.setattr(results, "_file_all", fail)
+    with pytest.raises(RuntimeError, match="full"):
+        show(flagged(2))
+    assert ss.count_nodes() == before
 
 
 def test_failure_leaves_the_scene_as_it_was(scene, monkeypatch):

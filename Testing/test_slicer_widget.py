@@ -119,17 +119,109 @@ def test_a_failed_fit_is_shown(desktop, panel, tmp_path):
     assert panel.ui.applyButton.isEnabled()
 
 
+def boxes(panel):
+    """Return the check boxes of the models by name."""
+    return panel.list.boxes
+
+
+def test_every_model_is_listed_with_its_title_and_its_maps(panel):
+    from DMRIMicroLib.models import MODELS
+
+    assert list(boxes(panel)) == list(MODELS)
+    assert len(boxes(panel)) >= 9
+    for model in MODELS.values():
+        said = boxes(panel)[model.name].text()
+        title, gives = said.replace("\n", " ").split(": ")
+        assert title == model.title
+        assert gives.split(", ") == [m.name for m in model.metrics if m.kind == "scalar"]
+        assert max(map(len, said.splitlines())) <= 60
+
+
 def test_a_model_that_the_scan_cannot_determine_is_greyed_out(panel, desktop):
     add_scan(directions=5, name="few")
-    row = list(panel.models).index("dti")
-    assert not panel.ui.modelCombo.model().item(row).isEnabled()
-    tip = panel.ui.modelCombo.itemData(row, int(desktop.qt.Qt.ToolTipRole))
-    assert "6 distinct directions" in tip
+    dti = boxes(panel)["dti"]
+    assert not dti.isEnabled()
+    assert "6 distinct directions" in dti.toolTip()
     assert not panel.ui.applyButton.isEnabled()
     assert "6 distinct directions" in panel.ui.applyButton.toolTip()
     panel.ui.dwiSelector.setCurrentNode(add_scan(name="enough"))
-    assert panel.ui.modelCombo.model().item(row).isEnabled()
+    assert dti.isEnabled()
+    assert "FA: Fractional anisotropy" in dti.toolTip()
     assert panel.ui.applyButton.isEnabled()
+
+
+def test_one_shell_leaves_only_the_models_that_it_determines(panel):
+    from DMRIMicroLib.models import MODELS
+
+    node = add_scan()
+    suitable = panel.logic.suitability(node)
+    for name, box in boxes(panel).items():
+        assert box.isEnabled() == (not suitable[name].lacks)
+    assert "2 non-zero shells" in boxes(panel)["dki"].toolTip()
+    assert boxes(panel)["dti"].isEnabled()
+    assert 0 < sum(box.isEnabled() for box in boxes(panel).values()) < len(MODELS)
+
+
+def test_all_chooses_what_the_scan_allows_and_nothing_can_be_chosen_away(panel):
+    add_scan()
+    panel.ui.allButton.click()
+    assert panel.list.chosen() == [n for n, box in boxes(panel).items() if box.isEnabled()]
+    for box in boxes(panel).values():
+        box.setChecked(False)
+    assert not panel.ui.applyButton.isEnabled()
+    assert "choose a model" in panel.ui.applyButton.toolTip()
+
+
+def test_apply_hands_on_the_choices_and_says_what_is_left_out(panel, tmp_path):
+    asked = fake_worker(panel, tmp_path, "import time; time.sleep(60)")
+    add_scan()
+    boxes(panel)["dki"].setChecked(True)  # as for an earlier scan
+    panel.ui.uncertaintyCheck.setChecked(True)
+    panel.ui.applyButton.click()
+    assert asked[0]["models"] == ["dti"]
+    assert asked[0]["uncertainty"] is True
+    assert asked[0]["robust"] is False
+    assert "Left out: Diffusion kurtosis needs 22 volumes (there are 14)" in log(panel)
+    assert not boxes(panel)["dti"].isEnabledTo(panel.parent)  # while a fit runs
+    panel.ui.cancelButton.click()
+    assert boxes(panel)["dti"].isEnabledTo(panel.parent)
+
+
+def test_cautions_of_the_chosen_models_are_shown(panel, monkeypatch):
+    dti = panel.models["dti"]
+    monkeypatch.setattr(
+        type(dti), "cautions", lambda self, acq: ("read it so",) if len(acq) == 14 else ()
+    )
+    add_scan()
+    assert panel.ui.cautionLabel.text() == "Diffusion tensor: read it so"
+    assert panel.ui.cautionLabel.isVisibleTo(panel.parent)
+    boxes(panel)["dti"].setChecked(False)
+    assert not panel.ui.cautionLabel.isVisibleTo(panel.parent)
+
+
+def test_threshold_and_timing_are_kept_with_the_scan(panel):
+    from DMRIMicroSlicer.nodes import acquisition_from_node
+
+    node, other = add_scan(name="one"), add_scan(name="other")
+    panel.ui.dwiSelector.setCurrentNode(node)
+    assert panel.ui.thresholdSpin.value() == 50
+    assert panel.ui.deltaSpin.text() == "not known"
+    lacks = boxes(panel)["sandi"].toolTip()
+    assert "gradient timing" in lacks
+    panel.ui.deltaSpin.setValue(16.2)
+    panel.ui.bigDeltaSpin.setValue(26.5)
+    panel.ui.thresholdSpin.setValue(80)
+    found = acquisition_from_node(node)
+    assert (found.delta, found.Delta, found.TE, found.b0_threshold) == (16.2, 26.5, None, 80)
+    assert "gradient timing" not in boxes(panel)["sandi"].toolTip()
+    panel.ui.dwiSelector.setCurrentNode(other)
+    assert panel.ui.thresholdSpin.value() == 50
+    assert panel.ui.deltaSpin.value() == 0
+    assert acquisition_from_node(other).delta is None
+    panel.ui.dwiSelector.setCurrentNode(node)
+    assert panel.ui.deltaSpin.value() == 16.2
+    panel.ui.deltaSpin.setValue(0)
+    assert acquisition_from_node(node).delta is None
 
 
 def test_import_of_nifti_selects_the_scan(desktop, panel, tmp_path):
@@ -170,7 +262,26 @@ def test_choices_are_kept_in_the_scene(panel):
     node, mask = add_scan(), add_mask()
     panel.ui.maskSelector.setCurrentNode(mask)
     kept = parameters()
-    assert (kept.dwi, kept.mask, kept.model) == (node, mask, "dti")
+    assert (kept.dwi, kept.mask, kept.models) == (node, mask, "dti")
+    assert (kept.uncertainty, kept.robust) == (False, False)
+    boxes(panel)["noddi"].setChecked(True)
+    panel.ui.robustCheck.setChecked(True)
+    kept = parameters()
+    assert kept.models == "dti,noddi"
+    assert (kept.uncertainty, kept.robust) == (False, True)
+
+
+def test_a_scene_that_is_loaded_brings_its_choices(desktop, panel):
+    from DMRIMicroSlicer.parameters import parameters
+
+    add_scan()
+    kept = parameters()
+    kept.models, kept.uncertainty = "smt,dti", True
+    desktop.scene.InvokeEvent(desktop.scene.EndImportEvent)
+    assert panel.list.checked() == ["dti", "smt"]
+    assert panel.ui.uncertaintyCheck.isChecked()
+    assert not panel.ui.robustCheck.isChecked()
+    assert kept.models == "smt,dti"  # showing them is not choosing anew
 
 
 def test_missing_packages_are_explained_and_nothing_starts(desktop, panel):
@@ -330,11 +441,17 @@ def test_newer_slicer_asks_by_itself(desktop, monkeypatch, tmp_path):
         dependencies.ensure(file)
 
 
-def fake_worker(panel, tmp_path, code: str) -> None:
-    """Let Apply start a worker that runs `code`: the logic is replaced, the job is real."""
+def fake_worker(panel, tmp_path, code: str) -> list[dict]:
+    """Let Apply start a worker that runs `code`: the logic is replaced, the job is real.
+
+    Returns what Apply asked for, call by call.
+    """
     from DMRIMicroSlicer.job import FitJob
 
-    def start(node, models, maskNode, onProgress, onDone, onError, onNote):
+    asked = []
+
+    def start(node, models, maskNode, onProgress, onDone, onError, onNote, **options):
+        asked.append({"models": models, **options})
         folder = tmp_path / "job"
         folder.mkdir()
         command = [sys.executable, "-u", "-c", code]
@@ -343,11 +460,12 @@ def fake_worker(panel, tmp_path, code: str) -> None:
         )
 
     panel.logic.start = start
+    return asked
 
 
 def picture(panel, path) -> None:
     """Save what the stand-in shows, to be looked at; not a picture of Slicer."""
-    panel.parent.resize(480, 720)
+    panel.parent.resize(480, 1100)
     panel.parent.show()
     panel.parent.grab().save(str(path))
     panel.parent.hide()

@@ -1,4 +1,4 @@
-"""A fit in a process of its own: the window stays alive, Cancel ends it, a crash stays outside.
+"""Work in a process of its own: the window stays alive, Cancel ends it, a crash stays outside.
 
 Progress is read from a file by `poll`, which the caller's timer calls: no thread touches MRML.
 """
@@ -10,15 +10,10 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from DMRIMicroLib.errors import DMRIMicroError, InputError
-
-from .library import LIBRARY, library_parent
-from .notes import with_notes
+from DMRIMicroLib.errors import DMRIMicroError
 
 KILL_SECONDS = 1.5
 """How long to wait for a killed process to be gone."""
@@ -170,77 +165,6 @@ class FitJob:
 
     def _clean(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def start_fit(scan, models: Sequence[str], *, device: str | None = None, **callbacks) -> FitJob:
-    """Write the scan to a temporary folder and fit it in a child process; see `FitJob`."""
-    from DMRIMicroLib.io import nifti
-    from DMRIMicroLib.maps import MapSet
-    from DMRIMicroLib.table import B0_THRESHOLD
-
-    python = python_executable()
-    folder = Path(tempfile.mkdtemp(prefix="dmrimicro-"))
-    try:
-        file = folder / "scan.nii"  # not compressed: this runs while the window waits
-        nifti.save(scan, file)
-        command = [
-            python,
-            "-m",
-            LIBRARY,
-            "fit",
-            str(file),
-            "--models",
-            ",".join(models),
-            "--out",
-            str(folder / "maps"),
-            "--no-report",
-        ]
-        if scan.mask is not None:
-            command += ["--mask", str(folder / "scan_mask.nii.gz")]
-        if scan.acquisition.b0_threshold != B0_THRESHOLD:
-            command += ["--b0-threshold", str(scan.acquisition.b0_threshold)]
-        if device:
-            command += ["--device", device]
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    notes = scan.notes  # the files that the worker reads do not hold them
-
-    def read(maps_folder: Path) -> MapSet:
-        return with_notes(MapSet.load(maps_folder), notes)
-
-    return FitJob(
-        [*command, "--progress", "json"], folder, read, env=worker_environment(), **callbacks
-    )
-
-
-def python_executable() -> str:
-    """Return the Python of this Slicer; ``sys.executable`` is the application itself there."""
-    import slicer
-
-    home = getattr(getattr(slicer, "app", None), "slicerHome", "")
-    suffix = ".exe" if os.name == "nt" else ""
-    inside = os.path.join(home, "bin", f"PythonSlicer{suffix}") if home else ""
-    if inside and os.path.isfile(inside):
-        return inside
-    if found := shutil.which("PythonSlicer"):
-        return found
-    if Path(sys.executable or "").stem.lower().startswith("python"):
-        return sys.executable
-    raise InputError(
-        "PythonSlicer was not found", "Install 3D Slicer again; it belongs to every release."
-    )
-
-
-def worker_environment() -> dict[str, str]:
-    """Return the environment of the worker, with our library on its path.
-
-    Slicer's own variables are kept: PythonSlicer needs the library paths that Slicer set.
-    """
-    env = dict(os.environ)
-    paths = [str(library_parent()), *filter(None, [env.get("PYTHONPATH")])]
-    env.update(PYTHONPATH=os.pathsep.join(paths), PYTHONIOENCODING="utf-8", PYTHONUNBUFFERED="1")
-    return env
 
 
 def _own_group() -> dict:

@@ -8,15 +8,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from DMRIMicroLib.errors import InputError
 
-from .job import FitJob, start_fit
+from . import attributes
+from .job import FitJob
 from .nodes import acquisition_from_node, node_from_scan, scan_from_node
 from .notes import fit_notes, tell
 from .results import show_maps
+from .worker import start_fit
+
+PREPARATIONS = ("noise", "denoise", "degibbs")
+"""Options that `preprocess.prepare` takes; the others are those of the fit."""
+
+
+@dataclass(frozen=True)
+class Suitability:
+    """What a scan means for a model.
+
+    Attributes
+    ----------
+    lacks : tuple of str
+        What the scan lacks for the model to be determined.
+    cautions : tuple of str
+        What the user must know of its maps, although it can be.
+    """
+
+    lacks: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
 
 class DMRIMicroLogic:
@@ -30,6 +52,7 @@ class DMRIMicroLogic:
         segmentID: str | None = None,
         device: str | None = None,
         progress: Callable[[float, str], None] | None = None,
+        **options,
     ) -> list:
         """Fit in this process and show the maps; what the user must know goes to the log.
 
@@ -37,13 +60,16 @@ class DMRIMicroLogic:
         ----------
         dwiNode : vtkMRMLDiffusionWeightedVolumeNode
         models : str or sequence of str
-            Names from `models`.
+            Names from `models`, or "all" for those that the scan allows.
         maskNode : vtkMRMLScalarVolumeNode or vtkMRMLSegmentationNode, optional
         segmentID : str, optional
             One segment of `maskNode`; all of them by default.
         device : str, optional
             "cpu", "cuda"; chosen by itself by default.
         progress : callable(fraction, text), optional
+        **options
+            Those of `DMRIMicroLib.fit`: uncertainty=True, robust=True, likelihood="gaussian" ...;
+            and of `DMRIMicroLib.preprocess.prepare`: denoise="mppca", degibbs=True, noise="pca".
 
         Returns
         -------
@@ -53,7 +79,13 @@ class DMRIMicroLogic:
         from DMRIMicroLib import fit
 
         scan = scan_from_node(dwiNode, maskNode, segmentID)
-        maps = fit(scan, _names(models), device=device, progress=progress)
+        preparing = {name: options.pop(name) for name in PREPARATIONS if name in options}
+        if preparing:
+            from DMRIMicroLib.masking import brain_mask
+            from DMRIMicroLib.preprocess import prepare
+
+            scan = prepare(brain_mask(scan), progress=progress, **preparing)
+        maps = fit(scan, _names(models), device=device, progress=progress, **options)
         nodes = show_maps(maps, scan.name)
         tell(fit_notes(maps))
         return nodes
@@ -69,13 +101,18 @@ class DMRIMicroLogic:
         onDone: Callable[[list], None] | None = None,
         onError: Callable[[str], None] | None = None,
         onNote: Callable[[str], None] | None = None,
+        **options,
     ) -> FitJob:
         """Fit in a child process; call ``job.poll()`` from a timer, ``job.cancel()`` to stop.
 
         `onDone` gets the new nodes. The scene does not change before that. `onNote` gets, once the
-        fit has ended well, each thing that the user must know; the log does by default.
+        fit has ended well, each thing that the user must know; the log does by default. The
+        options are those of `fit`.
         """
+        from DMRIMicroLib.models import choose
+
         scan = scan_from_node(dwiNode, maskNode, segmentID)
+        chosen, notes = choose(_names(models), scan.acquisition)
         name = scan.name  # the node may be gone when the fit ends
 
         def done(maps) -> None:
@@ -90,9 +127,10 @@ class DMRIMicroLogic:
                 onDone(nodes)
 
         return start_fit(
-            scan,
-            _names(models),
+            scan.with_notes(*notes),
+            chosen,
             device=device,
+            options=options,
             on_progress=onProgress,
             on_done=done,
             on_error=onError,
@@ -104,17 +142,37 @@ class DMRIMicroLogic:
         bval: str | None = None,
         bvec: str | None = None,
         onNote: Callable[[str], None] | None = None,
+        **acquisition: float | None,
     ):
         """Load NIfTI with bval and bvec files (found beside it by default) as a DWI node.
 
         `onNote` gets what was recognised or converted on the way; the log does by default.
+        `acquisition` holds b0_threshold [s/mm2], delta, Delta, TE [ms], see `setAcquisition`.
         """
         from DMRIMicroLib import load
 
-        scan = load(path, bval=bval or None, bvec=bvec or None)
+        scan = load(path, bval=bval or None, bvec=bvec or None, **acquisition)
         node = node_from_scan(scan)
         tell(scan.notes, onNote)
         return node
+
+    def setAcquisition(self, dwiNode, **values: float | None) -> None:
+        """Keep with a DWI node what its file does not tell.
+
+        Parameters
+        ----------
+        dwiNode : vtkMRMLDiffusionWeightedVolumeNode
+        **values
+            b0_threshold: volumes with b up to this count as b0 [s/mm2]; delta, Delta, TE: gradient
+            duration, gradient separation and echo time [ms], None if not known.
+        """
+        attributes.write(dwiNode, **values)
+
+    def loadModels(self, path: str) -> list[str]:
+        """Add the models of the user's own that a Python file defines; return their names."""
+        from DMRIMicroLib.models import load_models
+
+        return [model.name for model in load_models(path)]
 
     def models(self) -> dict:
         """Return the registry: name to model."""
@@ -124,12 +182,18 @@ class DMRIMicroLogic:
 
     def reasonsAgainst(self, model, dwiNode) -> tuple[str, ...]:
         """Say why this scan cannot determine `model`; empty if it can, or without a scan."""
+        return self.suitability(dwiNode, [model])[model.name].lacks
+
+    def suitability(self, dwiNode, models: Sequence | None = None) -> dict[str, Suitability]:
+        """Say what a scan means for each of some models, all by default."""
+        wanted = list(self.models().values()) if models is None else models
         if dwiNode is None:
-            return ()
+            return {model.name: Suitability() for model in wanted}
         try:
-            return tuple(model.missing(acquisition_from_node(dwiNode)))
+            acquisition = acquisition_from_node(dwiNode)
         except InputError as error:
-            return (str(error),)
+            return {model.name: Suitability(lacks=(str(error),)) for model in wanted}
+        return {model.name: _suitability(model, acquisition) for model in wanted}
 
     def describe(self, dwiNode) -> str:
         """Say what was found: '1 b0, 30 x b1000; 96 x 96 x 60 voxels of 2 x 2 x 2 mm'."""
@@ -139,5 +203,15 @@ class DMRIMicroLogic:
         return f"{acquisition.describe()}; {size} voxels of {spacing} mm"
 
 
-def _names(models: Sequence[str] | str) -> list[str]:
-    return [models] if isinstance(models, str) else list(models)
+def _suitability(model, acquisition) -> Suitability:
+    if lacks := tuple(model.missing(acquisition)):
+        return Suitability(lacks=lacks)
+    used = acquisition.subset(model.volumes(acquisition))  # those that a fit takes
+    return Suitability(cautions=tuple(model.cautions(used)))
+
+
+def _names(models: Sequence[str] | str) -> list[str] | str:
+    """Return names, or "all"; 'dti,dki' is two names."""
+    if not isinstance(models, str):
+        return list(models)
+    return models if models.strip().lower() == "all" else [n.strip() for n in models.split(",")]

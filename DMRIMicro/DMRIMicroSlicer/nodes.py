@@ -19,8 +19,9 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.scan import Scan
-from DMRIMicroLib.table import B0_THRESHOLD, check_bvals, to_s_per_mm2
+from DMRIMicroLib.table import check_bvals, to_s_per_mm2
 
+from . import attributes
 from .geometry import parent_matrix, world_affine
 from .masks import mask_from_node
 
@@ -37,9 +38,6 @@ B_NEAR = 0.5
 
 BASELINE_B = 1.0
 """Below this b-value [s/mm2] Slicer expects a zero vector."""
-
-THRESHOLD = "DMRIMicro.b0_threshold"
-"""Node attribute: highest b-value [s/mm2] of a b0 volume, where it is not the library's own."""
 
 
 def scan_from_node(node, mask_node=None, segment_id: str | None = None) -> Scan:
@@ -99,16 +97,9 @@ def _read_acquisition(node) -> tuple[Acquisition, tuple[str, ...]]:
     bvals, note = to_s_per_mm2(check_bvals(vtk_to_numpy(node.GetBValues()), file=name), file=name)
     length = np.linalg.norm(gradients, axis=1, keepdims=True)
     acquisition = Acquisition(
-        bvals, gradients / np.where(length > UNIT, length, 1), b0_threshold=_threshold(node)
+        bvals, gradients / np.where(length > UNIT, length, 1), **attributes.read(node)
     )
     return acquisition, (note,) if note else ()
-
-
-def _threshold(node) -> float:
-    try:
-        return float(node.GetAttribute(THRESHOLD) or B0_THRESHOLD)
-    except ValueError:  # somebody has edited the attribute
-        return B0_THRESHOLD
 
 
 def node_from_scan(scan: Scan, name: str | None = None, node=None):
@@ -160,9 +151,7 @@ def _fill(node, scan: Scan) -> None:
     node.SetNumberOfGradients(len(gradients))
     node.SetDiffusionGradients(numpy_to_vtk(np.ascontiguousarray(gradients), deep=1))
     node.SetBValues(numpy_to_vtk(np.array(acquisition.bvals), deep=1))
-    node.RemoveAttribute(THRESHOLD)
-    if acquisition.b0_threshold != B0_THRESHOLD:
-        node.SetAttribute(THRESHOLD, str(acquisition.b0_threshold))
+    attributes.write(node, **{name: getattr(acquisition, name) for name in attributes.DEFAULTS})
     _read_back(node, gradients, acquisition.bvals)
 
 

@@ -6,11 +6,17 @@ import slicer
 
 MODULE = "DMRIMicro"
 
+DEFAULTS = {"models": "dti", "uncertainty": False, "robust": False}
+"""What the user chooses besides nodes: names of models with commas between them, switches."""
+
+ON = "true"
+"""How a switch is written that is on."""
+
 
 def parameters():
-    """Return the module's parameters of the current scene: attributes `dwi`, `mask`, `model`.
+    """Return the module's parameters of the current scene: `dwi`, `mask` and those of `DEFAULTS`.
 
-    Slicer's parameterNodeWrapper in the desktop; without its Qt parts, the same three by hand.
+    Slicer's parameterNodeWrapper in the desktop; without its Qt parts, the same by hand.
     """
     node = _node()
     wrapped = _wrapped_class()
@@ -38,9 +44,9 @@ def _wrapped_class():
     fields = {
         "dwi": slicer.vtkMRMLDiffusionWeightedVolumeNode,
         "mask": slicer.vtkMRMLNode,
-        "model": str,
+        **{name: type(default) for name, default in DEFAULTS.items()},
     }
-    return parameterNodeWrapper(type("Parameters", (), {"__annotations__": fields, "model": "dti"}))
+    return parameterNodeWrapper(type("Parameters", (), {"__annotations__": fields, **DEFAULTS}))
 
 
 class _ByHand:
@@ -48,14 +54,19 @@ class _ByHand:
         object.__setattr__(self, "_node", node)
 
     def __getattr__(self, name: str):
-        if name == "model":
-            return self._node.GetParameter("model") or "dti"
         if name in ("dwi", "mask"):
             return self._node.GetNodeReference(name)
-        raise AttributeError(name)
+        if name not in DEFAULTS:
+            raise AttributeError(name)
+        default, kept = DEFAULTS[name], self._node.GetParameter(name)
+        if isinstance(default, bool):
+            return kept == ON if kept else default
+        return kept or default
 
     def __setattr__(self, name: str, value) -> None:
-        if name == "model":
-            self._node.SetParameter("model", value)
-        else:
+        if name in ("dwi", "mask"):
             self._node.SetNodeReferenceID(name, value.GetID() if value is not None else None)
+        elif isinstance(value, bool):
+            self._node.SetParameter(name, ON if value else "false")
+        else:
+            self._node.SetParameter(name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import slicer
@@ -11,11 +12,17 @@ import vtk
 from numpy.typing import NDArray
 from vtk.util.numpy_support import numpy_to_vtk
 
+from . import flags
 from .nodes import unique_name
 
 PROVENANCE = "DMRIMicro.provenance"
 METRIC = "DMRIMicro.metric"
+DEVIATION_OF = "DMRIMicro.standard_deviation_of"
 UNIT = "DMRIMicro.unit"
+"""Node attributes; a map has `METRIC`, its standard deviation `DEVIATION_OF` instead."""
+
+VOLUMES = {"scalar": "Scalar", "vector": "Vector", "tensor": "DiffusionTensor"}
+"""Node classes by kind of metric, without vtkMRML and VolumeNode."""
 
 SIX_TO_NINE = (0, 3, 4, 3, 1, 5, 4, 5, 2)
 """xx, yy, zz, xy, xz, yz as the nine values of a 3x3 tensor, row by row."""
@@ -38,8 +45,13 @@ COLOURS = {
 UCUM = {
     "mm2/s": ("mm2/s", "square millimeter per second"),
     "um2/ms": ("um2/ms", "square micrometer per millisecond"),
+    "um": ("um", "micrometer"),
+    "1/mm": ("mm-1", "per millimeter"),
+    "1/mm2": ("mm-2", "per square millimeter"),
+    "1/mm3": ("mm-3", "per cubic millimeter"),
     "": ("1", "no units"),
 }
+"""Our units in the Unified Code for Units of Measure, and in words."""
 
 
 def show_maps(maps, scan_name: str) -> list:
@@ -55,20 +67,22 @@ def show_maps(maps, scan_name: str) -> list:
     Returns
     -------
     list of vtkMRMLVolumeNode
-        Scalar, vector or tensor volumes; an uncertainty follows its map as ``"<scan> FA SD"``.
+        Scalar, vector or tensor volumes; a standard deviation follows its map as
+        ``"<scan> FA SD"``. After the maps of a model that has flagged voxels, a label map
+        ``"<scan> dti flags"``, whose description says what the numbers mean. The nodes of several
+        models lie in a folder each.
     """
-    nodes: list = []
+    shown: dict[str, list] = {item.model: [] for item in maps.values()}
+    added: list = []  # all that is new in the scene, to be taken back on failure
     try:
-        for name, item in maps.items():
-            _add(nodes, item.data, f"{scan_name} {name}", item, maps)
-            if item.uncertainty is not None and item.metric.kind == "scalar":
-                _add(nodes, item.uncertainty, f"{scan_name} {name} SD", item, maps)
-        _file_under(f"{scan_name} microstructure", nodes)
+        for model, nodes in shown.items():
+            _show_model(maps, model, scan_name, nodes, added)
+        _file_all(scan_name, shown)
     except BaseException:
-        for node in nodes:
+        for node in added:
             _remove(node)
         raise
-    return nodes
+    return [node for nodes in shown.values() for node in nodes]
 
 
 def colour_node_id(colormap: str) -> str:
@@ -83,37 +97,70 @@ def colour_node_id(colormap: str) -> str:
     return GREY
 
 
-def _add(nodes: list, data: NDArray, name: str, item, maps) -> None:
+def _show_model(maps, model: str, scan_name: str, nodes: list, added: list) -> None:
+    """Add the nodes of one model to the scene, to `nodes` and to `added`."""
+
+    def new(cls: str, name: str):
+        node = slicer.mrmlScene.AddNewNodeByClass(cls, unique_name(f"{scan_name} {name}"))
+        added.append(node)  # before anything can fail, so that it is removed then
+        nodes.append(node)
+        return node
+
+    for name, item in maps.items():
+        if item.model == model:
+            _show_map(new, name, item, maps)
+    if model in maps.flags and flags.worth_a_node(maps.flags[model]):
+        colours = flags.known_colours()
+        if colours is None:
+            colours = flags.new_colours()
+            added.append(colours)
+        node = new("vtkMRMLLabelMapVolumeNode", f"{model} flags")
+        flags.fill(node, model, maps.flags[model], maps.affine)
+        node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetAndObserveColorNodeID(colours.GetID())
+
+
+def _show_map(new: Callable, name: str, item, maps) -> None:
+    """Add a map, and its standard deviation if there is one."""
+    node = new(f"vtkMRML{VOLUMES[item.metric.kind]}VolumeNode", name)
+    _fill(node, item.data, item, maps)
+    node.SetAttribute(METRIC, item.metric.name)
+    node.SetDescription(item.metric.title)
+    if item.metric.kind == "scalar":
+        _display(node, item.metric)
+    if item.metric.kind == "scalar" and item.uncertainty is not None:
+        node = new("vtkMRMLScalarVolumeNode", f"{name} SD")
+        _fill(node, item.uncertainty, item, maps)
+        node.SetAttribute(DEVIATION_OF, item.metric.name)
+        node.SetDescription(f"Standard deviation of: {item.metric.title}")
+        # its spread is not known beforehand: Slicer's automatic window
+        node.GetDisplayNode().SetAndObserveColorNodeID(GREY)
+
+
+def _fill(node, data: NDArray, item, maps) -> None:
+    """Give a node its values, place, unit and provenance."""
     kind = item.metric.kind
-    cls = {"scalar": "Scalar", "vector": "Vector", "tensor": "DiffusionTensor"}[kind]
-    node = slicer.mrmlScene.AddNewNodeByClass(f"vtkMRML{cls}VolumeNode", unique_name(name))
-    nodes.append(node)  # before anything can fail, so that it is removed then
     if kind == "tensor":
         _set_tensors(node, data)
     else:
         array = data.transpose(2, 1, 0, *range(3, data.ndim))
         slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(array, dtype=np.float32))
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(maps.affine))
-    node.SetAttribute(METRIC, item.metric.name)
     node.SetAttribute(UNIT, item.unit)
     node.SetAttribute(
         PROVENANCE,
         json.dumps({item.model: maps.provenance.get(item.model, {})}, ensure_ascii=False),
     )
-    node.SetDescription(item.metric.title)
     if kind != "vector":
         node.SetVoxelValueUnits(_coded_unit(item.unit))
     node.CreateDefaultDisplayNodes()
-    if kind == "scalar":
-        _display(node, item.metric, is_map=data is item.data)
 
 
-def _display(node, metric, *, is_map: bool) -> None:
+def _display(node, metric) -> None:
     display = node.GetDisplayNode()
-    display.SetAndObserveColorNodeID(colour_node_id(metric.colormap) if is_map else GREY)
-    if is_map:  # the spread of an uncertainty is not known beforehand: Slicer's automatic window
-        display.AutoWindowLevelOff()
-        display.SetWindowLevelMinMax(*metric.window)
+    display.SetAndObserveColorNodeID(colour_node_id(metric.colormap))
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(*metric.window)
 
 
 def _set_tensors(node, data: NDArray) -> None:
@@ -135,20 +182,25 @@ def _coded_unit(unit: str):
     return entry
 
 
-def _file_under(folder_name: str, nodes: list) -> None:
+def _file_all(scan_name: str, shown: dict[str, list]) -> None:
+    """Put the nodes into the scan's folder, those of several models into a folder each."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    top = hierarchy.GetSceneItemID()
-    folder = hierarchy.GetItemChildWithName(top, folder_name) or hierarchy.CreateFolderItem(
-        top, folder_name
-    )
-    for node in nodes:
-        # without the application nobody makes the items
-        item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(folder, node)
-        hierarchy.SetItemParent(item, folder)
+    top = _folder(hierarchy, hierarchy.GetSceneItemID(), f"{scan_name} microstructure")
+    for model, nodes in shown.items():
+        folder = top if len(shown) == 1 else _folder(hierarchy, top, model)
+        for node in nodes:
+            # without the application nobody makes the items
+            item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(folder, node)
+            hierarchy.SetItemParent(item, folder)
+
+
+def _folder(hierarchy, parent: int, name: str) -> int:
+    """Return the folder of that name under `parent`, a new one if there is none."""
+    return hierarchy.GetItemChildWithName(parent, name) or hierarchy.CreateFolderItem(parent, name)
 
 
 def _remove(node) -> None:
-    display = node.GetDisplayNode()
+    display = node.GetDisplayNode() if node.IsA("vtkMRMLDisplayableNode") else None
     if display is not None:
         slicer.mrmlScene.RemoveNode(display)
     slicer.mrmlScene.RemoveNode(node)

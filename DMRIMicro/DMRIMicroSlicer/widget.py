@@ -13,15 +13,12 @@ from slicer.util import VTKObservationMixin
 from DMRIMicroLib.errors import DMRIMicroError
 
 from . import dependencies
+from .acquisition_fields import AcquisitionFields
 from .logic import DMRIMicroLogic
+from .model_list import ModelList
 from .parameters import parameters
 
 POLL_MS = 100
-ENABLED_ROLE = int(qt.Qt.UserRole) - 1
-"""Where QStandardItemModel keeps an item's flags; PythonQt does not hand out the model itself."""
-
-SELECTABLE = 33
-"""Qt.ItemIsSelectable | Qt.ItemIsEnabled."""
 
 
 class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -34,7 +31,6 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.dependencies = dependencies
         self.models: dict = {}
         self.job = None
-        self._model = ""
         self._parameters = None
         self._timer = None
 
@@ -48,6 +44,8 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._timer.connect("timeout()", self._poll)
+        self.list = ModelList(self.ui.modelsFrame, self._on_models)
+        self.fields = AcquisitionFields(self.ui, self._on_field)
         self._connect()
         self._fill_models()
         self._restore()
@@ -68,7 +66,9 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui = self.ui
         ui.dwiSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._on_dwi)
         ui.maskSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._on_mask)
-        ui.modelCombo.connect("currentIndexChanged(int)", self._on_model)
+        ui.allButton.connect("clicked()", self.onAll)
+        ui.uncertaintyCheck.connect("toggled(bool)", self._on_switch)
+        ui.robustCheck.connect("toggled(bool)", self._on_switch)
         ui.importButton.connect("clicked()", self.onImport)
         ui.applyButton.connect("clicked()", self.onApply)
         ui.cancelButton.connect("clicked()", self.onCancel)
@@ -100,6 +100,11 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.dwiSelector.setCurrentNode(node)
         self._log(_("Imported '{name}'.").format(name=node.GetName()))
 
+    def onAll(self) -> None:
+        """Choose every model that the scan allows."""
+        self.list.check(self.list.possible())
+        self._on_models()
+
     def onApply(self) -> None:
         """Start the fit in its own process."""
         if self.job is not None:
@@ -112,10 +117,14 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._fail("; ".join(self._reasons()))
                 return
             self._log(_("Preparing the scan ..."))
+            for text in self.list.left_out():
+                self._log(_("Left out: {text}").format(text=text))
             self.job = self.logic.start(
                 self.ui.dwiSelector.currentNode(),
-                (self._model,),
+                self.list.chosen(),
                 maskNode=self.ui.maskSelector.currentNode(),
+                uncertainty=self.ui.uncertaintyCheck.isChecked(),
+                robust=self.ui.robustCheck.isChecked(),
                 onProgress=self._on_progress,
                 onDone=self._on_done,
                 onError=self._fail,
@@ -167,13 +176,20 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameters is not None:
             self._parameters.mask = node
 
-    def _on_model(self, index: int) -> None:
-        name = self.ui.modelCombo.itemData(index)
-        if name:
-            self._model = name
-            if self._parameters is not None:
-                self._parameters.model = name
-            self._refresh()
+    def _on_models(self) -> None:
+        if self._parameters is not None:
+            self._parameters.models = ",".join(self.list.checked())
+        self._refresh()
+
+    def _on_switch(self, _on: bool) -> None:
+        if self._parameters is not None:
+            self._parameters.uncertainty = self.ui.uncertaintyCheck.isChecked()
+            self._parameters.robust = self.ui.robustCheck.isChecked()
+
+    def _on_field(self, name: str, value: float | None) -> None:
+        node = self.ui.dwiSelector.currentNode()
+        if node is not None:
+            self.logic.setAcquisition(node, **{name: value})  # the node's change refreshes
 
     def _on_scene_closing(self, _caller=None, _event=None) -> None:
         self._stop()
@@ -186,35 +202,31 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _fill_models(self) -> None:
         """List the registry; it cannot be read before its packages are installed."""
-        combo = self.ui.modelCombo
-        combo.clear()
         try:
             self.models = self.logic.models()
         except ImportError as error:
             self.models = {}
-            combo.addItem(_("(shown once the Python packages are installed)"))
             self._log(
                 _("Python packages are missing ({error}): press Install.").format(error=error)
             )
-        for name, model in self.models.items():
-            combo.addItem(model.title, name)
-        if self._model not in self.models:
-            self._model = next(iter(self.models), "")
+        self.list.fill(self.models)
+        self.ui.allButton.setVisible(bool(self.models))
         self.ui.applyButton.setText(_("Apply") if self.models else _("Install Python packages"))
 
     def _restore(self) -> None:
         """Show the choices that the scene keeps."""
         self._parameters = None  # selections that change below are not the user's
         kept = parameters()
-        dwi, mask, model = kept.dwi, kept.mask, kept.model
-        self._parameters = kept
+        dwi, mask, models = kept.dwi, kept.mask, kept.models
         if dwi is not None:
             self.ui.dwiSelector.setCurrentNode(dwi)
         else:
             kept.dwi = self.ui.dwiSelector.currentNode()
         self.ui.maskSelector.setCurrentNode(mask)
-        if model in self.models:
-            self.ui.modelCombo.setCurrentIndex(list(self.models).index(model))
+        self.list.check(models.split(","))
+        self.ui.uncertaintyCheck.setChecked(kept.uncertainty)
+        self.ui.robustCheck.setChecked(kept.robust)
+        self._parameters = kept
         self._refresh()
 
     def _refresh(self) -> None:
@@ -229,29 +241,28 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except DMRIMicroError as error:
             found = str(error)
         self.ui.foundLabel.setText(found)
-        for row, model in enumerate(self.models.values()):
-            reasons = self.logic.reasonsAgainst(model, node)
-            tip = _("Needs {what}.").format(what="; ".join(reasons)) if reasons else model.title
-            self.ui.modelCombo.setItemData(row, 0 if reasons else SELECTABLE, ENABLED_ROLE)
-            self.ui.modelCombo.setItemData(row, tip, int(qt.Qt.ToolTipRole))
+        self.fields.show(node)
+        self.list.show(self.logic.suitability(node, list(self.models.values())))
+        self.ui.cautionLabel.setText("\n\n".join(self.list.cautions()))
+        self.ui.cautionLabel.setVisible(bool(self.list.cautions()))
         reasons = self._reasons()
         self.ui.applyButton.setEnabled(self.job is None and not reasons)
         self.ui.applyButton.setToolTip(
-            "; ".join(reasons) or _("Fit the model and add its maps to the scene.")
+            "; ".join(reasons)
+            or _("Fit and add the maps to the scene: {models}.").format(
+                models=", ".join(self.list.titles())
+            )
         )
-        self.ui.modelCombo.setToolTip("; ".join(reasons))
 
     def _reasons(self) -> list[str]:
         """Why Apply cannot work now."""
         if not self.models:
             return []  # Apply installs then
-        node = self.ui.dwiSelector.currentNode()
-        if node is None:
+        if self.ui.dwiSelector.currentNode() is None:
             return [_("choose a diffusion scan")]
-        return [
-            _("needs {what}").format(what=r)
-            for r in self.logic.reasonsAgainst(self.models[self._model], node)
-        ]
+        if self.list.chosen():
+            return []
+        return self.list.left_out() or [_("choose a model")]
 
     def _ready(self) -> bool:
         """Have the packages installed, asking first; False if the user declined."""
@@ -268,7 +279,9 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for widget in (
             self.ui.dwiSelector,
             self.ui.maskSelector,
-            self.ui.modelCombo,
+            self.ui.modelsFrame,
+            self.ui.allButton,
+            self.ui.advancedButton,
             self.ui.importButton,
         ):
             widget.setEnabled(not running)

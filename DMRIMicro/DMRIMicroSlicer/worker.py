@@ -1,0 +1,152 @@
+"""The worker: `dmrimicro fit` of the library in Slicer's own Python, and what it is told."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from DMRIMicroLib.errors import InputError
+
+from . import attributes
+from .job import FitJob
+from .library import LIBRARY, library_parent
+from .notes import with_notes
+
+SWITCHES = {
+    "method": "--method",
+    "iterations": "--iterations",
+    "b_max": "--b-max",
+    "likelihood": "--likelihood",
+    "coils": "--coils",
+    "sigma": "--noise",
+    "robust": "--robust",
+    "uncertainty": "--uncertainty",
+    "noise": "--noise",
+    "denoise": "--denoise",
+    "degibbs": "--degibbs",
+}
+"""Command-line switches of the options of a fit, those of `fitting.options.Options` and of
+`preprocess.prepare`."""
+
+ACQUISITION_SWITCHES = {
+    "b0_threshold": "--b0-threshold",
+    "delta": "--delta",
+    "Delta": "--Delta",
+    "TE": "--TE",
+}
+"""Command-line switches of what the worker's files do not hold."""
+
+
+def start_fit(
+    scan,
+    models: Sequence,
+    *,
+    device: str | None = None,
+    options: Mapping | None = None,
+    **callbacks,
+) -> FitJob:
+    """Write the scan to a temporary folder and fit it in a child process; see `FitJob`.
+
+    Parameters
+    ----------
+    scan : Scan
+    models : sequence of Model
+    device : str, optional
+    options : mapping, optional
+        By the names of `SWITCHES`.
+    **callbacks
+        on_progress, on_done, on_error.
+    """
+    from DMRIMicroLib.io import nifti
+    from DMRIMicroLib.maps import MapSet
+
+    told = [*_model_files(models), *switches(options or {})]
+    python = python_executable()
+    folder = Path(tempfile.mkdtemp(prefix="dmrimicro-"))
+    try:
+        file = folder / "scan.nii"  # not compressed: this runs while the window waits
+        nifti.save(scan, file)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    command = [python, "-m", LIBRARY, "fit", str(file), "--out", str(folder / "maps")]
+    command += ["--models", ",".join(model.name for model in models), *told]
+    command += ["--no-report", "--progress", "json"]
+    if scan.mask is not None:
+        command += ["--mask", str(folder / "scan_mask.nii.gz")]
+    for name, switch in ACQUISITION_SWITCHES.items():
+        value = getattr(scan.acquisition, name)
+        if value != attributes.DEFAULTS[name]:
+            command += [switch, str(value)]
+    if device:
+        command += ["--device", device]
+    notes = scan.notes  # the files that the worker reads do not hold them
+
+    def read(maps_folder: Path) -> MapSet:
+        return with_notes(MapSet.load(maps_folder), notes)
+
+    return FitJob(command, folder, read, env=worker_environment(), **callbacks)
+
+
+def switches(options: Mapping) -> list[str]:
+    """Turn options of a fit into command-line switches; what is off, or None, needs none."""
+    command = []
+    for name, value in options.items():
+        if name not in SWITCHES:
+            raise TypeError(f"there is no option {name!r}; there are {', '.join(SWITCHES)}")
+        if value is True:
+            command.append(SWITCHES[name])
+        elif value is not None and value is not False:
+            command += [SWITCHES[name], str(value)]
+    return command
+
+
+def _model_files(models: Iterable) -> list[str]:
+    """Tell the worker where models of the user's own are, which its registry does not have."""
+    files = []
+    for model in models:
+        kind = type(model)
+        if kind.__module__.startswith(f"{LIBRARY}."):
+            continue
+        try:
+            files.append(inspect.getfile(kind))
+        except (TypeError, OSError):
+            raise InputError(
+                f"model {model.name!r} does not come from a file, so the worker cannot read it",
+                "Put it in a file and load that (loadModels), or use fit.",
+            ) from None
+    return [word for file in dict.fromkeys(files) for word in ("--model-file", file)]
+
+
+def python_executable() -> str:
+    """Return the Python of this Slicer; ``sys.executable`` is the application itself there."""
+    import slicer
+
+    home = getattr(getattr(slicer, "app", None), "slicerHome", "")
+    suffix = ".exe" if os.name == "nt" else ""
+    inside = os.path.join(home, "bin", f"PythonSlicer{suffix}") if home else ""
+    if inside and os.path.isfile(inside):
+        return inside
+    if found := shutil.which("PythonSlicer"):
+        return found
+    if Path(sys.executable or "").stem.lower().startswith("python"):
+        return sys.executable
+    raise InputError(
+        "PythonSlicer was not found", "Install 3D Slicer again; it belongs to every release."
+    )
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the environment of the worker, with our library on its path.
+
+    Slicer's own variables are kept: PythonSlicer needs the library paths that Slicer set.
+    """
+    env = dict(os.environ)
+    paths = [str(library_parent()), *filter(None, [env.get("PYTHONPATH")])]
+    env.update(PYTHONPATH=os.pathsep.join(paths), PYTHONIOENCODING="utf-8", PYTHONUNBUFFERED="1")
+    return env
