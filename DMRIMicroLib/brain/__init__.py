@@ -1,0 +1,1 @@
+"""The digital brain: real anatomy, simulated tissue, simulated scanners, known truth."""
