@@ -6,9 +6,14 @@ import torch
 from torch import Tensor
 
 from ..acquisition import Acquisition
+from ..physics.noise import fisher, underlying
+from ..physics.sh import fit_matrix, sh_basis
 
 ORDERS = ((30, 4), (12, 2), (1, 0))
 """Least number of directions for each order of the smooth signal that tells the noise floor."""
+
+LEAST_TOLD = 0.04
+"""Least information of a magnitude, relative to one far above the noise."""
 
 
 def spherical_means(
@@ -36,7 +41,7 @@ def spherical_means(
     (n, k) tensor
         Means in the order of `Acquisition.powder`.
     (n, k) tensor
-        Number of samples in each.
+        Samples without a noise floor that would tell as much.
     """
     groups = [torch.tensor(acquisition.is_b0.nonzero()[0])]
     groups += [torch.tensor(shell.indices) for shell in acquisition.shells]
@@ -48,11 +53,13 @@ def spherical_means(
         count = usable.sum(1).to(signal)
         mean = part.sum(1) / count.clamp(min=1)
         if sigma is not None:
-            from ..physics.noise import underlying
-
             filled = torch.where(usable, part, mean[:, None])
             smooth = filled @ _smoother(acquisition, group, k > 0).to(signal)
-            mean = mean - (smooth - underlying(smooth, sigma[:, None], coils)).mean(1)
+            true = underlying(smooth, sigma[:, None], coils)
+            mean = mean - (smooth - true).mean(1)
+            # near the floor a magnitude tells less: taking the floor out amplifies its noise
+            told = fisher(true, sigma[:, None], coils).clamp(min=LEAST_TOLD)
+            count = count / (1 / told).mean(1)
         means.append(mean)
         counts.append(count)
     return torch.stack(means, 1), torch.stack(counts, 1)
@@ -63,8 +70,6 @@ def _smoother(acquisition: Acquisition, group: Tensor, weighted: bool) -> Tensor
     m = len(group)
     if not weighted:
         return torch.full((m, m), 1 / m, dtype=torch.float64)
-    from ..physics.sh import fit_matrix, sh_basis
-
     directions = torch.tensor(acquisition.bvecs)[group]
     order = next(order for least, order in ORDERS if m >= least)
     return (sh_basis(directions, order) @ fit_matrix(directions, order)).T

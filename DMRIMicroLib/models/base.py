@@ -84,6 +84,12 @@ class LinearModel(Model):
         return ()
 
 
+UNIFORM = (0.5, 0.29)
+"""Mean and standard deviation of a uniform distribution over 0 to 1, as a prior: no more than the
+bounds say, but said smoothly. Without it noise of an SNR of 10 to 20 drives a parameter of the
+range 0 to 1 that two shells hardly determine onto its bounds."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One unknown of a nonlinear model.

@@ -15,7 +15,7 @@ from ..acquisition import Acquisition, Needs
 from ..metric import Metric
 from ..physics.compartments import ball, stick_mean, zeppelin_mean
 from ..physics.weighting import weighting
-from .base import Parameter, PowderModel
+from .base import UNIFORM, Parameter, PowderModel
 from .powder import few_directions
 from .slope import mean_and_slope
 from .smt import FREE
@@ -52,7 +52,7 @@ class MCSMT(PowderModel):
         ),
     )
     parameters: ClassVar[tuple[Parameter, ...]] = (
-        Parameter("v", 0.0, 1.0, "", "intra-neurite volume fraction"),
+        Parameter("v", 0.0, 1.0, "", "intra-neurite volume fraction", prior=UNIFORM),
         Parameter("D", 0.0, FREE, "um2/ms", "intrinsic diffusivity"),
         Parameter("S0", 0.0, 5.0, "", "signal at b = 0"),
     )

@@ -21,15 +21,11 @@ from ..physics.legendre import legendre
 from ..physics.linalg import eigh3
 from ..physics.watson import kappa_from_odi, watson_moments, watson_slopes
 from ..physics.weighting import weighting
-from .base import NonlinearModel, Parameter
+from .base import UNIFORM, NonlinearModel, Parameter
 from .starts import log_tensor, mesh
 
 NEEDS = Needs(volumes=8, shells=2, directions=6)
 """With one shell, neurite density and free water cannot be told apart."""
-
-WIDE = (0.5, 0.29)
-"""Mean and standard deviation of a uniform distribution over 0 to 1, as a prior: no more than the
-bounds say. Without it noise of an SNR of 10 makes weakly anisotropic voxels look anisotropic."""
 
 LOW_B, LOW_ORDER, HIGH_ORDER = 3.0, 16, 24
 """Up to b = 3 ms/um2 Legendre series to degree 16 suffice: worst error 1e-3 at ODI = 0.02."""
@@ -66,8 +62,8 @@ class NODDI(NonlinearModel):
         Metric("mu", "Mean neurite direction", "", -1, 1, (-1, 1), kind="vector", needs=NEEDS),
     )
     parameters: ClassVar[tuple[Parameter, ...]] = (
-        Parameter("ndi", 0.0, 1.0, "", "intra-neurite share of the tissue", prior=WIDE),
-        Parameter("odi", 0.02, 1.0, "", "orientation dispersion, 2/pi atan(1/kappa)", prior=WIDE),
+        Parameter("ndi", 0.0, 1.0, "", "intra-neurite share of the tissue", prior=UNIFORM),
+        Parameter("odi", 0.02, 1.0, "", "dispersion, 2/pi atan(1/kappa)", prior=UNIFORM),
         Parameter("fwf", 0.0, 1.0, "", "free water fraction"),
         Parameter("mu", -1.0, 1.0, "", "mean neurite direction", size=3),
         Parameter("S0", 0.0, 5.0, "", "signal at b = 0"),

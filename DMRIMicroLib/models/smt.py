@@ -15,7 +15,7 @@ from ..acquisition import Acquisition, Needs
 from ..metric import Metric
 from ..physics.compartments import ball, zeppelin_mean
 from ..physics.weighting import weighting
-from .base import Parameter, PowderModel
+from .base import UNIFORM, Parameter, PowderModel
 from .dti import fractional_anisotropy
 from .powder import few_directions
 from .slope import mean_and_slope
@@ -65,7 +65,7 @@ class SMT(PowderModel):
     )
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Parameter("D_par", 0.0, FREE, "um2/ms", "diffusivity along the fibres"),
-        Parameter("ratio", 0.0, 1.0, "", "D_perp / D_par"),
+        Parameter("ratio", 0.0, 1.0, "", "D_perp / D_par", prior=UNIFORM),
         Parameter("S0", 0.0, 5.0, "", "signal at b = 0"),
     )
 
