@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.errors import InputError
@@ -232,8 +235,15 @@ def test_what_the_user_must_know_of_a_model_stands_in_its_section(both):
 def test_flagged_voxels_are_counted_in_words(both):
     said = part(both, "noddi")
     assert "465 of 480 voxels (96.9 %) are good; 15 (3.1 %): the signal tells too little" in said
-    assert "2 voxels of the mask have no usable signal" in said
     assert "480 of 480 voxels (100.0 %) are good." in part(both, "dti")
+
+
+def test_what_no_model_could_use_is_said_once_for_all():
+    scan, maps = two_models()
+    maps.provenance["dti"]["voxels"] = {"left_out": 2}
+    page = html.render(scan, maps)
+    said = "dti, noddi: 2 voxels of the mask have no usable signal and stay empty"
+    assert page.count("have no usable signal") == page.count(f"<li>{said}</li>") == 1
 
 
 def test_statistics_are_over_good_voxels_only():
@@ -315,10 +325,24 @@ def test_a_whole_brain_of_24_noisy_maps_with_deviations_stays_below_6_mb():
     data = noise.normal(0.5, 0.2, shape).astype(np.float32)
     item = Map(Metric("NDI", "x", colormap="viridis"), "noddi", data, 0.1 * data)
     maps = MapSet({"NDI": item}, LAS, mask, {"noddi": {}})
-    bytes_of = [
-        len(figures.to_png(draw(item, maps))) for draw in (pictures.map_mosaic, pictures.sd_mosaic)
-    ]
+    drawn = (pictures.map_mosaic(item, maps), "viridis"), (pictures.sd_mosaic(item, maps), "magma")
+    bytes_of = [len(figures.to_png(figure, colours)) for figure, colours in drawn]
     assert 24 * sum(bytes_of) < 6e6
+
+
+@pytest.mark.parametrize("colours", ["gray", "magma", "viridis"])
+def test_a_palette_of_256_colours_cannot_be_told_from_all_colours(colours):
+    _, maps = two_models()
+    ramp = np.linspace(0, 1, np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+    item = Map(Metric("NDI", "x", colormap=colours), "noddi", ramp)
+    figure = pictures.map_mosaic(item, maps)
+    few, every = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), dtype=float)
+        for png in (figures.to_png(figure, colours), figures.to_png(figure))
+    )
+    off = np.abs(few - every).max(axis=-1)  # of 255
+    assert np.mean(off > 8) < 0.01  # edges, where a colour runs into black or into letters
+    assert off.mean() < 1
 
 
 @pytest.mark.parametrize(

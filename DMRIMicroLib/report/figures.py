@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from functools import cache
 
 import matplotlib
 import numpy as np
@@ -22,6 +23,9 @@ WIDTH = 9.0
 DPI = 110
 """Pixels an inch: 990 across the page, sharp there and small in a file."""
 
+GREYS = 32
+"""Colours of a palette that are left to text on black."""
+
 SHELLS = "viridis"
 """Colour map that tells shells apart; also without colour vision, and in print."""
 
@@ -35,19 +39,30 @@ VIEWS = (
 """Name, axes drawn, direction to the viewer [RAS], names of the left and the upper end."""
 
 
-def to_png(figure: Figure, *, palette: bool = True) -> str:
+def to_png(figure: Figure, colours: str | None = None) -> str:
     """Draw a figure into a base64 PNG, for a data URI.
 
-    A palette of 256 colours holds a map in one colour map and takes a third of the bytes; a
-    picture of directions needs them all.
+    With the name of a Matplotlib colour map, the figure is held in its colours and greys alone: a
+    third of the bytes, and nothing to be seen of it in a picture of one map.
     """
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI, facecolor=figure.get_facecolor())
-    if palette:
-        image = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    if colours is not None:
+        image = Image.open(drawn).convert("RGB")
         drawn = io.BytesIO()
+        image = image.quantize(palette=_palette(colours), dither=Image.Dither.NONE)
         image.save(drawn, format="png", optimize=True)
     return base64.b64encode(drawn.getvalue()).decode("ascii")
+
+
+@cache
+def _palette(colours: str) -> Image.Image:
+    """Return an image whose palette is `GREYS` greys and a colour map."""
+    greys = matplotlib.colormaps["gray"](np.linspace(0, 1, GREYS))
+    scale = matplotlib.colormaps[colours](np.linspace(0, 1, 256 - GREYS))
+    image = Image.new("P", (1, 1))
+    image.putpalette(np.round(255 * np.vstack([greys, scale])[:, :3]).astype(np.uint8).tobytes())
+    return image
 
 
 def directions(acquisition: Acquisition) -> Figure:

@@ -65,6 +65,15 @@ def voxels_said(maps: MapSet, model: str) -> list[str]:
         for flag in Flag
         if flag > Flag.GOOD and found[flag]
     ]
-    counted = maps.provenance.get(model, {}).get("voxels", {})
-    unused = {key: counted[key] for key in UNUSED if key in counted}
-    return said + [text.removeprefix(f"{model}: ") for text in voxel_remarks(model, unused)]
+    return said
+
+
+def unused_said(maps: MapSet) -> list[str]:
+    """Say which voxels and samples no fit could use; once for all models of which it is true."""
+    models: dict[str, list[str]] = {}
+    for model, made in maps.provenance.items():
+        counted = made.get("voxels", {})
+        unused = {key: counted[key] for key in UNUSED if key in counted}
+        for remark in voxel_remarks(model, unused):
+            models.setdefault(remark.removeprefix(f"{model}: "), []).append(model)
+    return [f"{', '.join(names)}: {remark}" for remark, names in models.items()]

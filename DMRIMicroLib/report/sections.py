@@ -12,7 +12,7 @@ from ..models import MODELS
 from ..scan import Scan
 from . import pictures
 from .figures import to_png
-from .flags import WORTH_A_PICTURE, answers, counts, good_voxels, voxels_said
+from .flags import WORTH_A_PICTURE, answers, counts, good_voxels, unused_said, voxels_said
 from .words import number, scale, share
 
 
@@ -81,10 +81,11 @@ def sections(maps: MapSet) -> list[Section]:
 
 
 def general_notes(scan: Scan, maps: MapSet) -> list[str]:
-    """Collect notes of the fit that belong to no model and that the scan does not tell already."""
+    """Collect what is to be said of the fit but belongs to no model alone, nor to the scan."""
     told = [note for made in maps.provenance.values() for note in made.get("notes", ())]
     own = tuple(f"{model}: " for model in maps.provenance)
-    return [n for n in dict.fromkeys(told) if n not in scan.notes and not n.startswith(own)]
+    notes = [n for n in dict.fromkeys(told) if n not in scan.notes and not n.startswith(own)]
+    return notes + unused_said(maps)
 
 
 def _section(maps: MapSet, model: str) -> Section:
@@ -102,7 +103,7 @@ def _section(maps: MapSet, model: str) -> Section:
         voxels=voxels_said(maps, model),
         good=share(found[Flag.GOOD], answers(found)),
         maps=[_entry(item, maps) for item in scalars],
-        colour=to_png(pictures.colour_fa(maps), palette=False) if in_colour else None,
+        colour=to_png(pictures.colour_fa(maps)) if in_colour else None,
         flags=to_png(pictures.flag_mosaic(model, maps)) if flagged > WORTH_A_PICTURE else None,
         histograms=to_png(pictures.histograms(scalars, maps)) if scalars else None,
         others=[item.metric for item in mine if item.metric.kind != "scalar"],
@@ -118,11 +119,11 @@ def _entry(item: Map, maps: MapSet) -> MapEntry:
     if item.uncertainty is not None:
         typical = number(_quartiles(item.uncertainty[good] / factor)[1])
         caption += f" Right: its standard deviation, median {typical}."
-        deviation = to_png(pictures.sd_mosaic(item, maps))
+        deviation = to_png(pictures.sd_mosaic(item, maps), pictures.SD_COLOURS)
     return MapEntry(
         metric=item.metric,
         label=label,
-        picture=to_png(pictures.map_mosaic(item, maps)),
+        picture=to_png(pictures.map_mosaic(item, maps), item.metric.colormap),
         deviation=deviation,
         caption=caption,
     )
