@@ -69,6 +69,19 @@ class Warp:
     affine: NDArray
     points: NDArray
 
+    def onto(self, affine: NDArray, shape: tuple[int, ...]) -> Warp:
+        """Return the same warp for the voxels of another grid."""
+        return self.after(still(affine, shape))
+
+    def after(self, first: Warp) -> Warp:
+        """Return the warp that goes through `first` and then through this one.
+
+        Displacements are interpolated; beyond the grid they are those of its edge.
+        """
+        moved = np.moveaxis(self.points - world(self.affine, self.points.shape[:3]), -1, 0)
+        by = sample(Image(moved, self.affine), first.points, outside="nearest")
+        return Warp(first.affine, first.points + np.moveaxis(by, 0, -1))
+
     def turning(self) -> NDArray:
         """Matrices that take directions of the other head to this grid's: (x, y, z, 3, 3).
 
@@ -90,12 +103,15 @@ def still(affine: NDArray, shape: tuple[int, ...]) -> Warp:
     return Warp(affine, world(affine, shape))
 
 
-def sample(image: Image, points: NDArray, order: int = 1) -> NDArray:
-    """Values at points of the world, 0 outside: (c..., x, y, z) at (..., 3) -> (c..., ...)."""
+def sample(image: Image, points: NDArray, order: int = 1, outside: str = "constant") -> NDArray:
+    """Interpolate at points of the world: (c..., x, y, z) at (..., 3) -> (c..., ...).
+
+    `outside` is 0 (``"constant"``) or the value at the edge (``"nearest"``).
+    """
     inverse = np.linalg.inv(image.affine)
     at = np.moveaxis(points @ inverse[:3, :3].T + inverse[:3, 3], -1, 0)
     channels = image.data.reshape(-1, *image.data.shape[-3:]).astype(np.float32)
-    out = [map_coordinates(c, at, order=order, mode="constant") for c in channels]
+    out = [map_coordinates(c, at, order=order, mode=outside) for c in channels]
     return np.stack(out).reshape(*image.data.shape[:-3], *points.shape[:-1])
 
 
