@@ -383,7 +383,7 @@ def test_every_option_of_a_fit_and_of_its_preparation_has_a_switch_that_the_work
     import inspect
 
     from DMRIMicroSlicer.logic import PREPARATIONS
-    from DMRIMicroSlicer.worker import SWITCHES
+    from DMRIMicroSlicer.worker import ACQUISITION_SWITCHES, SWITCHES
 
     from DMRIMicroLib.cli import fit
     from DMRIMicroLib.fitting.options import Options
@@ -392,7 +392,7 @@ def test_every_option_of_a_fit_and_of_its_preparation_has_a_switch_that_the_work
     assert set(SWITCHES) == set(Options.__dataclass_fields__) | set(PREPARATIONS)
     assert set(PREPARATIONS) <= set(inspect.signature(prepare).parameters)
     known = {"--" + name.replace("_", "-") for name in inspect.signature(fit).parameters}
-    assert set(SWITCHES.values()) <= known
+    assert {*SWITCHES.values(), *ACQUISITION_SWITCHES.values(), "--model-file"} <= known
 
 
 def test_all_models_with_uncertainty_in_a_process_are_shown_by_model(logic, temporary):
@@ -510,19 +510,24 @@ def test_a_model_without_a_file_is_refused_by_the_worker_in_words(
         logic.start(dwi, ("mine",), full_mask())
 
 
-def test_timing_and_threshold_reach_the_worker(logic, monkeypatch):
-    from DMRIMicroSlicer import worker
+def test_timing_and_threshold_reach_the_worker(logic):
     from DMRIMicroSlicer.nodes import node_from_scan
 
-    told = []
-    monkeypatch.setattr(worker, "FitJob", lambda command, *_, **__: told.append(command))
-    node = node_from_scan(ss.two_shells())
+    heard = Heard()
+    scan = ss.two_shells()
+    mask = ss.volume_node(np.ones(scan.shape, np.uint8), scan.affine)
+    node = node_from_scan(scan)
     logic.setAcquisition(node, delta=16.2, Delta=26.5, b0_threshold=80)
-    logic.start(node, "mapmri")
-    (command,) = told
+    job = logic.start(
+        node, "mapmri", mask, device="cpu",
+        onDone=heard.done.append, onError=heard.errors.append,
+    )  # fmt: skip
+    command = job._process.args
     for switch, value in {"--delta": "16.2", "--Delta": "26.5", "--b0-threshold": "80.0"}.items():
         assert command[command.index(switch) + 1] == value
     assert "--TE" not in command
+    assert wait(job) == "done", heard.errors
+    assert {"shells RTOP", "shells RTAP", "shells RTPP"} <= {n.GetName() for n in heard.done[0]}
 
 
 def test_an_import_takes_a_threshold_and_timing(logic, tmp_path):

@@ -188,6 +188,25 @@ def test_maps_of_several_models_lie_in_a_folder_each(scene):
     assert path(alone) == ["brain microstructure"]
 
 
+def test_notes_that_hold_for_several_models_are_told_once():
+    ss.boot()
+    from DMRIMicroSlicer.notes import fit_notes
+
+    from DMRIMicroLib.maps import MapSet
+
+    def made(**voxels):
+        return {"notes": ["the scan says so"], "voxels": {"fitted": 9, "left_out": 1, **voxels}}
+
+    provenance = {"dti": made(), "dki": made(out_of_range=2)}
+    told = fit_notes(MapSet({}, np.eye(4), np.ones((1, 1, 1), bool), provenance))
+    assert told == [
+        "the scan says so",
+        "dti, dki: fitted in 9 voxels",
+        "dti, dki: 1 voxels of the mask have no usable signal and stay empty",
+        "dki: 2 voxels have a metric beyond its valid range, set to the limit (see the flags)",
+    ]
+
+
 def test_provenance_travels_with_the_node(scene):
     node = show(map_set())[0]
     assert json.loads(node.GetAttribute("DMRIMicro.provenance"))["dti"]["scan"] == {"name": "é"}

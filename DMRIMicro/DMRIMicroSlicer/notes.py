@@ -19,14 +19,15 @@ def with_notes(maps, notes: Iterable[str]):
 def fit_notes(maps) -> list[str]:
     """Say how the maps were made: the notes of all models, and how many voxels they hold."""
     from DMRIMicroLib.maps import voxel_remarks
+    from DMRIMicroLib.report.flags import said_once
 
     notes = [note for made in maps.provenance.values() for note in made.get("notes", ())]
+    remarks: dict[str, list[str]] = {}
     for model, made in maps.provenance.items():
         voxels = made.get("voxels", {})
-        if "fitted" in voxels:
-            notes.append(f"{model}: fitted in {voxels['fitted']} voxels")
-        notes += voxel_remarks(model, voxels)
-    return list(dict.fromkeys(notes))
+        fitted = [f"{model}: fitted in {voxels['fitted']} voxels"] if "fitted" in voxels else []
+        remarks[model] = fitted + voxel_remarks(model, voxels)
+    return list(dict.fromkeys([*notes, *said_once(remarks)]))
 
 
 def tell(notes: Iterable[str], listener: Callable[[str], None] | None = None) -> None:

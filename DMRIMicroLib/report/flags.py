@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,11 +71,21 @@ def voxels_said(maps: MapSet, model: str) -> list[str]:
 
 
 def unused_said(maps: MapSet) -> list[str]:
-    """Say which voxels and samples no fit could use; once for all models of which it is true."""
+    """Say which voxels and samples no fit could use."""
+    return said_once(
+        {
+            model: voxel_remarks(
+                model, {k: n for k, n in made.get("voxels", {}).items() if k in UNUSED}
+            )
+            for model, made in maps.provenance.items()
+        }
+    )
+
+
+def said_once(remarks: Mapping[str, Sequence[str]]) -> list[str]:
+    """Gather remarks 'dti: ...', by model, that are true of several: 'dti, dki: ...'."""
     models: dict[str, list[str]] = {}
-    for model, made in maps.provenance.items():
-        counted = made.get("voxels", {})
-        unused = {key: counted[key] for key in UNUSED if key in counted}
-        for remark in voxel_remarks(model, unused):
+    for model, told in remarks.items():
+        for remark in told:
             models.setdefault(remark.removeprefix(f"{model}: "), []).append(model)
     return [f"{', '.join(names)}: {remark}" for remark, names in models.items()]
