@@ -11,12 +11,17 @@ from scipy.special import eval_hermite, factorial
 
 import DMRIMicroLib as dm
 from DMRIMicroLib.errors import InputError
+from DMRIMicroLib.fitting.likelihood import Likelihood
+from DMRIMicroLib.fitting.outcome import outcome
 from DMRIMicroLib.fitting.regularised import RegularisedLeastSquares
 from DMRIMicroLib.models import DTI
+from DMRIMicroLib.models.framed import eigensystem
 from DMRIMicroLib.models.mapmri import MAPMRI, diffusion_time
-from DMRIMicroLib.physics.hermite import hermite_basis, hermite_orders
+from DMRIMicroLib.physics.hermite import HermiteSum, hermite_basis, hermite_orders
+from DMRIMicroLib.physics.noise import variance
 
 CPU = torch.device("cpu")
+RICIAN = Likelihood("rician")
 SMALL_DELTA, BIG_DELTA = 16.2, 26.5  # ms, of the example scan
 
 
@@ -30,11 +35,9 @@ def two_shells(n: int = 40):
 
 def fit(model, acq, signal, dtype=torch.float64, **options):
     """Solve, and derive the metrics."""
-    solver = RegularisedLeastSquares(
-        model, acq, device=CPU, dtype=dtype, **{k: v for k, v in options.items() if k == "weight"}
-    )
-    rest = {k: v for k, v in options.items() if k != "weight"}
-    fitted = solver.fit(torch.as_tensor(np.asarray(signal)).to(dtype), **rest)
+    of_solver = {k: options.pop(k) for k in ("weight", "likelihood") if k in options}
+    solver = RegularisedLeastSquares(model, acq, device=CPU, dtype=dtype, **of_solver)
+    fitted = solver.fit(torch.as_tensor(np.asarray(signal)).to(dtype), **options)
     return fitted, model.derive(fitted.parameters)
 
 
@@ -104,7 +107,7 @@ def test_there_are_as_many_functions_as_the_paper_says(order):
 def test_basis_equals_the_formula_written_out(order):
     model, acq = MAPMRI(radial_order=order), two_shells(12)
     tensor = torch.tensor([[1.6, 0.9, 0.3, 0.2, -0.1, 0.15], [0.8, 0.8, 0.8, 0, 0, 0]]).double().T
-    frame = model.frame(acq, tensor)
+    frame = model.frame(acq, *eigensystem(tensor))
     basis = model.basis(acq, frame)
     for k in range(2):
         np.testing.assert_allclose(basis[k], plain_basis(model, acq, frame[:, k]), atol=1e-13)
@@ -158,7 +161,7 @@ def test_axes_are_those_of_the_tensor():
     tensors[0], tensors[1] = np.eye(3), np.diag([1.5, 0.4, 0.4])
     model, acq = MAPMRI(), two_shells()
     packed = torch.tensor(tensors[:, [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]].T)
-    scales, first, second = np.split(model.frame(acq, packed).numpy(), 3)
+    scales, first, second = np.split(model.frame(acq, *eigensystem(packed)).numpy(), 3)
     values, vectors = np.linalg.eigh(tensors)
     held = np.clip(values[:, ::-1], 0.1, 10).T
     np.testing.assert_allclose(scales, np.sqrt(2 * held * diffusion_time(acq)), rtol=1e-9)
@@ -267,8 +270,8 @@ def test_solver_equals_a_plain_loop_over_voxels():
     signal[::7, 30] = np.nan
     signal[::9, 50:60] = -3
     sigma = rng.uniform(10, 30, 60)
-    fitted, _ = fit(model, acq, signal, covariance=True, sigma=torch.tensor(sigma))
-    estimated, _ = fit(model, acq, signal, covariance=True)
+    fitted, _ = fit(model, acq, signal, deviations=True, sigma=torch.tensor(sigma))
+    estimated, _ = fit(model, acq, signal, deviations=True)
     k = model.coefficients
     for v, samples in enumerate(signal):
         ok = np.isfinite(samples) & (samples > 0)
@@ -278,27 +281,22 @@ def test_solver_equals_a_plain_loop_over_voxels():
         a = inverse @ m.T @ y
         np.testing.assert_allclose(fitted.parameters[:k, v], a, rtol=1e-7, atol=1e-7)
         assert fitted.usable[v] == ok.sum()
-        shape = inverse @ m.T @ m @ inverse
-        spread = fitted.covariance[..., v].numpy()
-        np.testing.assert_allclose(spread[:k, :k], sigma[v] ** 2 * shape, rtol=1e-6, atol=1e-7)
-        assert not spread[k:].any()
-        assert not spread[:, k:].any()
         rest = np.eye(len(y)) - m @ inverse @ m.T
-        variance = (rest @ y) @ (rest @ y) / np.trace(rest @ rest)
-        np.testing.assert_allclose(
-            estimated.covariance[:k, :k, v], variance * shape, rtol=1e-6, atol=1e-7
-        )
+        noise = np.sqrt((rest @ y) @ (rest @ y) / np.trace(rest @ rest))  # of the residuals
+        ratio = estimated.deviations["RTOP"][v] / fitted.deviations["RTOP"][v]
+        np.testing.assert_allclose(ratio, noise / sigma[v], rtol=1e-3)
     assert fitted.good.all()
 
 
 def test_blocks_do_not_change_the_answer(monkeypatch):
     acq = two_shells()
     signal = mixture(acq)
-    whole, _ = fit(MAPMRI(), acq, signal, covariance=True, sigma=20.0)
+    options = {"deviations": True, "sigma": 20.0, "likelihood": RICIAN}
+    whole, _ = fit(MAPMRI(), acq, signal, **options)
     monkeypatch.setitem(RegularisedLeastSquares.__init__.__globals__["BLOCK_BYTES"], "cpu", 2**19)
-    parts, _ = fit(MAPMRI(), acq, signal, covariance=True, sigma=20.0)
+    parts, _ = fit(MAPMRI(), acq, signal, **options)
     torch.testing.assert_close(whole.parameters, parts.parameters)
-    torch.testing.assert_close(whole.covariance, parts.covariance)
+    torch.testing.assert_close(whole.deviations, parts.deviations)
 
 
 def test_cross_validation_chooses_what_a_plain_search_chooses():
@@ -330,18 +328,119 @@ def test_float32_is_as_good_as_float64(example):
         assert error.quantile(0.99) < 5e-4, name
 
 
+# noise
+
+
+def test_slopes_of_sums_are_those_of_the_basis():
+    rng = torch.Generator().manual_seed(0)
+    for order in (0, 2, 6):
+        k = len(hermite_orders(order))
+        s = torch.randn(3, 3, 5, generator=rng, dtype=torch.float64, requires_grad=True)
+        coefficients = torch.randn(3, 2, k, generator=rng, dtype=torch.float64, requires_grad=True)
+        weight = torch.randn(3, 2, 5, generator=rng, dtype=torch.float64)
+        got = HermiteSum.apply(s, coefficients, order)
+        plain = coefficients @ hermite_basis(s, order)
+        torch.testing.assert_close(got, plain)
+        ours, theirs = (
+            torch.autograd.grad((f * weight).sum(), (s, coefficients)) for f in (got, plain)
+        )
+        torch.testing.assert_close(ours, theirs)
+
+
+def brute_deviations(model, acq, signal, noise, **options):
+    """Standard deviations of one voxel's metrics, by changing one sample after the other."""
+    step = 0.01 * np.eye(len(acq))  # S0 = 1000
+    above, below = (fit(model, acq, signal + s, **options)[1] for s in (step, -step))
+    return {k: np.sqrt((((above[k] - below[k]) / 0.02) ** 2 * noise).sum()) for k in above}
+
+
+def kinked(acq, n: int):
+    """Signals of tensors up to b = 1000, of something else beyond: (n, m), S0 = 1000.
+
+    The weights of the tensor fit then do not change with the samples to first order.
+    """
+    frames = np.linalg.qr(np.random.default_rng(1).normal(size=(n, 3, 3)))[0]
+    tensors = frames * np.array([1.7e-3, 0.8e-3, 0.3e-3]) @ frames.swapaxes(1, 2)
+    signal = tensor_signal(acq, tensors)
+    high = acq.bvals > 1500
+    signal[:, high] = 80 + 0.8 * signal[:, high] * (1 + 0.1 * acq.bvecs[high, 0] ** 2)
+    return signal
+
+
+def test_standard_deviations_are_those_of_the_derivatives_of_the_whole_estimator():
+    acq, model, sigma = two_shells(30), MAPMRI(), 0.1
+    for signal in kinked(acq, 3):
+        expected = brute_deviations(model, acq, signal, sigma**2)
+        fitted, _ = fit(model, acq, signal[None], deviations=True, sigma=sigma)
+        for name, value in fitted.deviations.items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-4)
+
+
+def test_taking_out_the_noise_floor_is_part_of_the_standard_deviations():
+    acq, model, sigma = two_shells(30), MAPMRI(), 50.0
+    options = {"sigma": sigma, "likelihood": RICIAN}
+    for signal in kinked(acq, 3):
+        fitted, _ = fit(model, acq, signal[None], deviations=True, **options)
+        noise = variance(model.signal(acq, fitted.parameters).clamp(min=0), sigma)[:, 0].numpy()
+        expected = brute_deviations(model, acq, signal, noise, **options)
+        for name, value in fitted.deviations.items():
+            np.testing.assert_allclose(value, expected[name], rtol=0.03)
+
+
+def test_axes_that_noise_turns_freely_have_finite_deviations():
+    """Where eigenvalues are equal, a derivative is infinite; what noise does is not."""
+    acq, model, sigma = two_shells(), MAPMRI(), 20.0
+    clean = 1000 * (0.6 * np.exp(-acq.bvals * 0.8e-3) + 0.4 * np.exp(-acq.bvals * 2e-3))
+    exact, _ = fit(model, acq, clean[None], deviations=True, sigma=sigma)
+    noisy = rician(np.broadcast_to(clean, (300, len(acq))), sigma)
+    fitted, got = fit(model, acq, noisy, deviations=True, sigma=sigma, likelihood=RICIAN)
+    for name, value in fitted.deviations.items():
+        spread = got[name].std()
+        assert spread < value.square().mean().sqrt() < 2 * spread, name  # 5 as they stand
+        assert 0.5 * spread < exact.deviations[name] < 2 * spread, name
+
+
+def rician(signal, sigma, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    return np.hypot(signal + rng.normal(0, sigma, signal.shape), rng.normal(0, sigma, signal.shape))
+
+
 def test_standard_deviations_are_those_of_repeated_noise():
-    """The noise of the frame is no part of them, which moves them by up to a third."""
     acq, model, sigma = two_shells(), MAPMRI(), 1000 / 30
     for clean in mixture(acq, n=3):
-        noise = np.random.default_rng(0).normal(0, sigma, (600, len(acq)))
-        fitted, got = fit(model, acq, clean + noise, covariance=True, sigma=sigma)
-        parameters = fitted.parameters.requires_grad_()
-        derived = model.derive(parameters)
-        for name in got:
-            (g,) = torch.autograd.grad(derived[name].sum(), parameters, retain_graph=True)
-            sd = torch.einsum("pn,pqn,qn->n", g, fitted.covariance, g).sqrt().median()
-            assert 0.85 < float(got[name].std() / sd) < 1.35, name
+        noisy = rician(np.broadcast_to(clean, (600, len(acq))), sigma)
+        fitted, got = fit(model, acq, noisy, deviations=True, sigma=sigma, likelihood=RICIAN)
+        for name, value in fitted.deviations.items():
+            assert 0.9 < float(got[name].std() / value.median()) < 1.1, name
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    acq, model = two_shells(), MAPMRI()
+    clean = mixture(acq, n=500)
+    _, truth = fit(model, acq, clean)
+    for snr in (20, 50):
+        sigma = 1000 / snr
+        fitted, got = fit(
+            model, acq, rician(clean, sigma), deviations=True, sigma=sigma, likelihood=RICIAN
+        )
+        for name, value in fitted.deviations.items():
+            error = (got[name] - truth[name]).abs() / value
+            assert 0.60 < (error < 1).double().mean() < 0.76, (name, snr)
+            assert 0.90 < (error < 1.96).double().mean() < 0.98, (name, snr)
+
+
+def test_noise_floor_is_taken_out_where_the_noise_is_known():
+    acq, model, sigma = two_shells(), MAPMRI(), 50.0
+    clean = mixture(acq, n=500)
+    _, truth = fit(model, acq, clean)
+    noisy = rician(clean, sigma)
+    _, left = fit(model, acq, noisy, sigma=sigma)
+    _, unknown = fit(model, acq, noisy, likelihood=RICIAN)
+    _, taken = fit(model, acq, noisy, sigma=sigma, likelihood=RICIAN)
+    for name in ("RTOP", "RTPP"):
+        before, after = (float((r[name] / truth[name] - 1).median()) for r in (left, taken))
+        assert abs(after) < 0.4 * before, name
+        torch.testing.assert_close(unknown[name], left[name])
 
 
 # awkward voxels and acquisitions
@@ -358,8 +457,14 @@ def test_nonsense_gives_finite_metrics_and_is_marked():
     signal = [np.zeros(m), np.full(m, np.nan), np.full(m, -1.0), few, good, burst, np.ones(m)]
     handful = np.where(np.arange(m) % 17 == 3, good, np.nan)  # too few for a tensor
     signal = np.stack([*signal, noise, handful, good[::-1], good * 1e-8, good * 1e8])
+    sigma = torch.full((len(signal),), 20.0)
+    sigma[-2:] = torch.tensor([20e-8, 20e8])
     for dtype in (torch.float64, torch.float32):
-        fitted, got = fit(model, acq, signal, dtype)
+        fitted, got = fit(
+            model, acq, signal, dtype, deviations=True, sigma=sigma, likelihood=RICIAN
+        )
+        for deviation in outcome(model, fitted).deviations.values():
+            assert torch.isfinite(deviation).all()
         assert fitted.good.tolist()[:6] == [False] * 4 + [True] * 2
         assert fitted.good[-2:].all()
         assert fitted.usable.tolist()[:6] == [0, 0, 0, 20, m, m - 1]

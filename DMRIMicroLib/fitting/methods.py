@@ -49,15 +49,16 @@ def _(model: LinearModel, acq, options, device, dtype) -> Method:
 
 @method_for.register
 def _(model: FramedModel, acq, options, device, dtype) -> Method:
-    solver = RegularisedLeastSquares(model, acq, device=device, dtype=dtype)
-    return lambda signal, sigma: solver.fit(signal, covariance=options.uncertainty, sigma=sigma)
+    solver = RegularisedLeastSquares(
+        model, acq, likelihood=_likelihood(options), device=device, dtype=dtype
+    )
+    return lambda signal, sigma: solver.fit(signal, deviations=options.uncertainty, sigma=sigma)
 
 
 @method_for.register
 def _(model: NonlinearModel, acq, options, device, dtype) -> Method:
     baselines = torch.tensor(acq.is_b0.nonzero()[0])
-    kind = "gaussian" if options.likelihood == "gaussian" else "rician"
-    solver = LevenbergMarquardt(model, acq, Likelihood(kind, options.coils), robust=options.robust)
+    solver = LevenbergMarquardt(model, acq, _likelihood(options), robust=options.robust)
 
     def fit(signal: Tensor, sigma: Tensor | None) -> Fitted:
         relative, sigma, has_s0 = _divide(signal, sigma, baselines.to(signal.device))
@@ -83,6 +84,11 @@ def _(model: PowderModel, acq, options, device, dtype) -> Method:
         return replace(_only(found, has_s0), usable=counts.sum(1).int())
 
     return fit
+
+
+def _likelihood(options: Options) -> Likelihood:
+    kind = "gaussian" if options.likelihood == "gaussian" else "rician"
+    return Likelihood(kind, options.coils)
 
 
 def _divide(

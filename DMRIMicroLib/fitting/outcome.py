@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..metric import Flag
+from ..metric import Flag, Metric
 from ..models.base import Model
 from .result import Fitted
 
@@ -37,9 +37,10 @@ RANGE_SLACK = 1e-4
 def outcome(model: Model, found: Fitted) -> Outcome:
     """Derive the metrics; set what lies outside its valid range to the limit, and flag it."""
     derived = model.derive(found.parameters)
-    deviations = {}
+    known = found.deviations or {}
     if found.covariance is not None:
-        deviations = _deviations(model, found.parameters, found.covariance)
+        known = _propagated(model, found.parameters, found.covariance)
+    deviations = {m.name: _held(m, known[m.name])[None] for m in model.metrics if m.name in known}
     flags = torch.full_like(found.good, Flag.GOOD, dtype=torch.uint8)
     if found.converged is not None:
         flags[~found.converged] = Flag.NOT_CONVERGED
@@ -60,11 +61,14 @@ def outcome(model: Model, found: Fitted) -> Outcome:
     return Outcome(values, deviations, flags)
 
 
-def _deviations(model: Model, parameters: Tensor, covariance: Tensor) -> dict[str, Tensor]:
-    """Compute standard deviations by the delta method: sd2 = g' C g, g the metric's gradient.
+def _held(metric: Metric, deviation: Tensor) -> Tensor:
+    """Hold a deviation to that of a uniform spread over the range: nothing is known less well."""
+    widest = (metric.high - metric.low) / 12**0.5
+    return deviation.nan_to_num(nan=widest).clamp(max=widest)
 
-    A metric is not known less well than a uniform distribution over its range.
-    """
+
+def _propagated(model: Model, parameters: Tensor, covariance: Tensor) -> dict[str, Tensor]:
+    """Compute standard deviations by the delta method: sd2 = g' C g, g the metric's gradient."""
     leaf = parameters.detach().requires_grad_()
     with torch.enable_grad():
         derived = model.derive(leaf)
@@ -74,7 +78,5 @@ def _deviations(model: Model, parameters: Tensor, covariance: Tensor) -> dict[st
             continue
         (gradient,) = torch.autograd.grad(derived[metric.name].sum(), leaf, retain_graph=True)
         variance = torch.einsum("pn,pqn,qn->n", gradient, covariance, gradient)
-        widest = (metric.high - metric.low) / 12**0.5
-        sd = variance.clamp(min=0).sqrt().nan_to_num(nan=widest).clamp(max=widest)
-        out[metric.name] = sd[None]
+        out[metric.name] = variance.clamp(min=0).sqrt()
     return out

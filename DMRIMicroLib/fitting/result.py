@@ -22,6 +22,9 @@ class Fitted:
         Whether an iterative solver came to rest; None for a direct one.
     covariance : (p, p, n) tensor, optional
         Of the parameters.
+    deviations : dict of name to (n,) tensor, optional
+        Standard deviations of the scalar metrics, from solvers that know them without the
+        covariance.
     """
 
     parameters: Tensor
@@ -29,3 +32,4 @@ class Fitted:
     usable: Tensor
     converged: Tensor | None = None
     covariance: Tensor | None = None
+    deviations: dict[str, Tensor] | None = None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..acquisition import Acquisition
+from ..physics.linalg import eigh3
 from .base import Model
 from .dti import DTI
 
@@ -42,12 +43,19 @@ class FramedModel(Model):
         return lacks or self.tensor.missing(acq.subset(self.tensor.volumes(acq)))
 
     @abstractmethod
-    def frame(self, acq: Acquisition, tensor: Tensor) -> Tensor:
-        """Frame from a tensor: (6, n) in the order of `DTI` [um2/ms] -> (f, n)."""
+    def frame(self, acq: Acquisition, values: Tensor, axes: Tensor) -> Tensor:
+        """Frame from a tensor's `eigensystem` [um2/ms]: (3, n), (2, 3, n) -> (f, n)."""
 
     @abstractmethod
     def basis(self, acq: Acquisition, frame: Tensor) -> Tensor:
         """Basis functions at the samples: (f, n) frame of n voxels -> (n, m, k)."""
+
+    def expand(self, acq: Acquisition, frame: Tensor, coefficients: Tensor) -> Tensor:
+        """Sum basis functions at the samples: (f, n) frame, (n, c, k) -> (n, c, m).
+
+        For derivatives by the frame, which a model may know how to take faster than this.
+        """
+        return coefficients @ self.basis(acq, frame).mT
 
     @abstractmethod
     def penalty(self, frame: Tensor) -> Tensor:
@@ -61,3 +69,27 @@ class FramedModel(Model):
         """Predict the signal: (p, n) parameters -> (m, n)."""
         coefficients, frame = parameters[: self.coefficients], parameters[self.coefficients :]
         return torch.einsum("nmk,kn->mn", self.basis(acq, frame), coefficients)
+
+
+def eigensystem(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, falling, and the first two eigenvectors: (6, n) -> (3, n), (2, 3, n)."""
+    values, first = eigh3(tensor)
+    return values, torch.stack([first, _second_axis(tensor, first)])
+
+
+def _second_axis(tensor: Tensor, first: Tensor) -> Tensor:
+    """Eigenvector of the second eigenvalue, given the first: (6, n), (3, n) -> (3, n).
+
+    In the plane across the first axis the tensor is a symmetric matrix [[a, b], [b, c]], whose
+    larger eigenvalue lies at half the angle of (a - c, 2 b).
+    """
+    # the coordinate axis most nearly across the first one, made perpendicular to it
+    helper = torch.nn.functional.one_hot(first.abs().argmin(0), 3).to(first).T
+    u = torch.linalg.cross(first, helper, dim=0)
+    u = u / torch.linalg.vector_norm(u, dim=0)
+    w = torch.linalg.cross(first, u, dim=0)
+    xx, yy, zz, xy, xz, yz = tensor
+    matrix = torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz]).unflatten(0, (3, 3))
+    on_u, on_w = (matrix * u).sum(1), (matrix * w).sum(1)
+    angle = torch.atan2(2 * (w * on_u).sum(0), (u * on_u).sum(0) - (w * on_w).sum(0)) / 2
+    return torch.cos(angle) * u + torch.sin(angle) * w

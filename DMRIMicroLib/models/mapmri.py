@@ -18,6 +18,7 @@ from ..acquisition import Acquisition, Needs
 from ..errors import InputError
 from ..metric import Metric
 from ..physics.hermite import (
+    HermiteSum,
     hermite_basis,
     hermite_integral_signs,
     hermite_orders,
@@ -26,7 +27,6 @@ from ..physics.hermite import (
     laplacian_scales,
 )
 from ..physics.legendre import check_order
-from ..physics.linalg import eigh3
 from ..physics.weighting import weighting
 from .dti import DTI
 from .framed import FramedModel
@@ -101,7 +101,8 @@ class MAPMRI(FramedModel):
 
     Differences: dipy fits the tensor to all volumes unless its `bval_threshold` says otherwise
     (on the example scan this raises RTOP and RTAP by 5 %), it takes samples of 0 for 1e-4, which
-    are left out here, and has no upper limit of lambda_i.
+    are left out here, has no upper limit of lambda_i, and leaves the noise floor in the samples.
+    `fit` takes it out where the noise is known, unless the likelihood is "gaussian".
     """
 
     name: ClassVar[str] = "mapmri"
@@ -148,23 +149,21 @@ class MAPMRI(FramedModel):
             )
         return tuple(notes)
 
-    def frame(self, acq: Acquisition, tensor: Tensor) -> Tensor:
-        """Scales [um] and axes: (6, n) tensor [um2/ms] -> (9, n).
+    def frame(self, acq: Acquisition, values: Tensor, axes: Tensor) -> Tensor:
+        """Scales [um] and axes from the tensor's: (3, n) [um2/ms], (2, 3, n) -> (9, n).
 
         The scales are sqrt(2 lambda tau), so that the first basis function is the tensor's signal.
         """
-        values, first = eigh3(tensor)
         scales = torch.sqrt(2 * diffusion_time(acq) * values.clamp(*DIFFUSIVITIES))
-        return torch.cat([scales, first, _second_axis(tensor, first)])
+        return torch.cat([scales, axes.flatten(0, 1)])
 
     def basis(self, acq: Acquisition, frame: Tensor) -> Tensor:
         """Basis functions at the samples: (9, n) frame -> (n, m, k)."""
-        scales, first, second = frame.split(3)
-        axes = torch.stack([first, second, torch.linalg.cross(first, second, dim=0)])
-        weights = weighting(acq, frame)
-        wave = weights.g * torch.sqrt(weights.b / diffusion_time(acq))[:, None]  # 2 pi q [1/um]
-        coordinates = (scales[:, None] * axes).permute(2, 0, 1) @ wave.T
-        return hermite_basis(coordinates, self.radial_order).mT
+        return hermite_basis(_coordinates(acq, frame), self.radial_order).mT
+
+    def expand(self, acq: Acquisition, frame: Tensor, coefficients: Tensor) -> Tensor:
+        """Sum basis functions at the samples: (9, n) frame, (n, c, k) -> (n, c, m)."""
+        return HermiteSum.apply(_coordinates(acq, frame), coefficients, self.radial_order)
 
     def penalty(self, frame: Tensor) -> Tensor:
         """Integrated squared Laplacian of the signal [mm]: (9, n) frame -> (n, k, k)."""
@@ -201,19 +200,10 @@ class MAPMRI(FramedModel):
         }
 
 
-def _second_axis(tensor: Tensor, first: Tensor) -> Tensor:
-    """Eigenvector of the second eigenvalue, given the first: (6, n), (3, n) -> (3, n).
-
-    In the plane across the first axis the tensor is a symmetric matrix [[a, b], [b, c]], whose
-    larger eigenvalue lies at half the angle of (a - c, 2 b).
-    """
-    # the coordinate axis most nearly across the first one, made perpendicular to it
-    helper = torch.nn.functional.one_hot(first.abs().argmin(0), 3).to(first).T
-    u = torch.linalg.cross(first, helper, dim=0)
-    u = u / torch.linalg.vector_norm(u, dim=0)
-    w = torch.linalg.cross(first, u, dim=0)
-    xx, yy, zz, xy, xz, yz = tensor
-    matrix = torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz]).unflatten(0, (3, 3))
-    on_u, on_w = (matrix * u).sum(1), (matrix * w).sum(1)
-    angle = torch.atan2(2 * (w * on_u).sum(0), (u * on_u).sum(0) - (w * on_w).sum(0)) / 2
-    return torch.cos(angle) * u + torch.sin(angle) * w
+def _coordinates(acq: Acquisition, frame: Tensor) -> Tensor:
+    """2 pi u q along the axes of each voxel: (9, n) frame -> (n, 3, m)."""
+    scales, first, second = frame.split(3)
+    axes = torch.stack([first, second, torch.linalg.cross(first, second, dim=0)])
+    weights = weighting(acq, frame)
+    wave = weights.g * torch.sqrt(weights.b / diffusion_time(acq))[:, None]  # 2 pi q [1/um]
+    return (scales[:, None] * axes).permute(2, 0, 1) @ wave.T
