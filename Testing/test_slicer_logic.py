@@ -115,16 +115,13 @@ def test_fit_in_a_process_gives_the_same_nodes(logic, dwi, temporary):
     assert list(temporary.iterdir()) == []
 
 
-def test_a_scan_that_the_worker_refuses_is_reported_in_its_words(logic, temporary):
-    from DMRIMicroSlicer.nodes import node_from_scan
-
+def test_what_the_worker_refuses_is_reported_in_its_words(logic, dwi, temporary):
     heard = Heard()
-    node = node_from_scan(ss.scan(directions=5))
-    assert (
-        wait(logic.start(node, ("dti",), full_mask(), device="cpu", onError=heard.errors.append))
-        == "failed"
-    )
-    assert "6 distinct directions" in heard.errors[0]
+    job = logic.start(
+        dwi, "dti", full_mask(), device="cpu", b_max=500, onError=heard.errors.append
+    )  # leaves only b0 volumes
+    assert wait(job) == "failed"
+    assert "cannot be fitted: it needs" in heard.errors[0]
     assert "Traceback" not in heard.errors[0]
     assert list(temporary.iterdir()) == []
 
@@ -365,6 +362,20 @@ def test_cautions_are_those_of_the_volumes_that_a_fit_takes(logic, monkeypatch):
     monkeypatch.setattr(type(dti), "cautions", lambda self, acq: (acq.describe(),))
     found = logic.suitability(node_from_scan(ss.two_shells()), [dti])
     assert found["dti"].cautions == ("2 b0, 20 x b1000",)
+
+
+def test_suitability_is_worked_out_once_for_an_acquisition(logic, dwi, monkeypatch):
+    dti, asked = logic.models()["dti"], []
+    monkeypatch.setattr(type(dti), "missing", lambda self, acq: asked.append(acq.delta) or ())
+    logic.suitability(dwi, [dti])
+    once = len(asked)
+    assert once > 0
+    logic.suitability(dwi, [dti])
+    assert len(asked) == once
+    logic.setAcquisition(dwi, delta=16.2)
+    logic.suitability(dwi, [dti])
+    assert len(asked) > once
+    assert asked[-1] == 16.2
 
 
 def test_options_become_switches_of_the_worker():

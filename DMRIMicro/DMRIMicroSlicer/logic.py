@@ -44,6 +44,10 @@ class Suitability:
 class DMRIMicroLogic:
     """Console verbs; names follow Slicer's camelCase."""
 
+    def __init__(self) -> None:
+        self._digest = ""
+        self._suitability: dict[str, Suitability] = {}
+
     def fit(
         self,
         dwiNode,
@@ -193,7 +197,13 @@ class DMRIMicroLogic:
             acquisition = acquisition_from_node(dwiNode)
         except InputError as error:
             return {model.name: Suitability(lacks=(str(error),)) for model in wanted}
-        return {model.name: _suitability(model, acquisition) for model in wanted}
+        # a second for a long scan, and the panel asks at every click
+        if acquisition.digest != self._digest:
+            self._digest, self._suitability = acquisition.digest, {}
+        for model in wanted:
+            if model.name not in self._suitability:
+                self._suitability[model.name] = _suitability(model, acquisition)
+        return {model.name: self._suitability[model.name] for model in wanted}
 
     def describe(self, dwiNode) -> str:
         """Say what was found: '1 b0, 30 x b1000; 96 x 96 x 60 voxels of 2 x 2 x 2 mm'."""
