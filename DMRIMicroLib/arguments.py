@@ -9,8 +9,6 @@ from typing import Annotated
 import typer
 
 from .errors import InputError
-from .scan import Scan
-from .terminal import console
 
 
 class Method(StrEnum):
@@ -60,17 +58,11 @@ EchoTime = Annotated[float | None, typer.Option("--TE", help="Echo time [ms].")]
 Exclude = Annotated[str, typer.Option(help="Volumes to leave out, counted from 0: 3,17,40-45.")]
 
 
-def choose_models(text: str, scan: Scan) -> list[str]:
-    """Turn 'dti,dki' or 'all' into names; 'all' leaves out, and says, what is not identifiable."""
-    from .models import choose
-
-    wanted = text if text.strip().lower() == "all" else [n.strip() for n in text.split(",")]
-    chosen, notes = choose(
-        [n for n in wanted if n] if isinstance(wanted, list) else wanted, scan.acquisition
-    )
-    for note in notes:
-        console.print(note)
-    return [model.name for model in chosen]
+def model_names(text: str) -> str | list[str]:
+    """Turn 'dti, dki' into names; 'all' stays."""
+    if text.strip().lower() == "all":
+        return "all"
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def parse_volumes(text: str) -> list[int]:

@@ -25,7 +25,7 @@ from .arguments import (
     ScanPath,
     SmallDelta,
     Threshold,
-    choose_models,
+    model_names,
     parse_volumes,
 )
 from .errors import Cancelled, DMRIMicroError, InputError
@@ -186,7 +186,6 @@ def fit(
     )
     for file in model_file or []:
         load_models(file)
-    chosen = choose_models(models, opened)
     check_writable(out)
     # after the input is known to be good: importing torch takes seconds
     import torch
@@ -208,7 +207,7 @@ def fit(
         )
         maps = fit_scan(
             opened,
-            chosen,
+            model_names(models),
             method=method.value,
             iterations=iterations,
             b_max=b_max,
@@ -232,9 +231,8 @@ def fit(
         console.print(f"note: {note}", style="dim")
     for remark in remarks(maps):
         console.print(remark)
-    typer.echo(
-        f"{len(maps)} maps of {', '.join(chosen)} in {time.perf_counter() - started:.1f} s: {index}"
-    )
+    seconds = time.perf_counter() - started
+    typer.echo(f"{len(maps)} maps of {', '.join(maps.provenance)} in {seconds:.1f} s: {index}")
 
 
 @app.command()

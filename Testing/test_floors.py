@@ -22,7 +22,7 @@ FLOORS = [
     {"pretrain", "tracts", "training"},
     {"report"},
     {"cohort"},
-    {"terminal"},
+    {"terminal", "arguments"},
     {"arguments"},
     {"cli"},
     {"__init__", "__main__"},

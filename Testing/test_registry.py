@@ -127,3 +127,16 @@ def test_a_file_that_is_no_model_is_refused_in_words(tmp_path, registry):
         (tmp_path / "bad.py").write_text(text)
         with pytest.raises(InputError, match=told):
             models.load_models(tmp_path / "bad.py")
+
+
+def test_all_leaves_out_what_an_option_takes_the_volumes_from():
+    scan = ring_scan(protocol({1000.0: 12, 2000.0: 12}), sigma=20)
+    scan = scan.with_mask(np.ones(scan.shape))
+    maps = dm.fit(scan, "all", b_max=1500)
+    assert set(maps.provenance) == {"dti", "ballstick"}
+    maps = dm.fit(scan, "all", robust=True)
+    assert "dki" not in maps.provenance
+    told = maps.provenance["dti"]["notes"]
+    assert "dki is left out: it needs 44 volumes for a robust fit (there are 26)" in told
+    with pytest.raises(NotIdentifiable, match="44 volumes for a robust fit"):
+        dm.fit(scan, "dki", robust=True)

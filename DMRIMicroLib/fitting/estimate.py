@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from ..errors import InputError
 from ..maps import Map, MapSet
 from ..masking import brain_mask
 from ..metric import Flag
-from ..models import Model, choose, require
+from ..models import LinearModel, Model, choose
 from ..scan import Noise, Scan
 from ..version import __version__
+from .linear import REDUNDANCY
 from .options import Options
 from .run import BATCH_VOXELS, Found, Progress, Run, Step
 
@@ -73,12 +75,8 @@ def fit(
     batches of all threads together, plus the maps.
     """
     chosen_options = _options(options)
-    chosen, notes = choose(models, scan.acquisition)
+    chosen, notes = choose(models, scan.acquisition, partial(_missing, options=chosen_options))
     device = choose_device(device)
-    used = [select_volumes(model, scan.acquisition, chosen_options.b_max) for model in chosen]
-    kept = [scan.acquisition.subset(volumes) for volumes in used]
-    for model, acquisition in zip(chosen, kept, strict=True):
-        require(model, acquisition)
     scan = brain_mask(scan.with_notes(*notes))
     assert scan.mask is not None
     fingerprint = _fingerprint(scan)
@@ -89,9 +87,11 @@ def fit(
     usable = np.isfinite(scan.b0[scan.mask]) & (scan.b0[scan.mask] > 0)
     noise = _noise(scan, chosen_options)
     result: MapSet | None = None
-    for k, (model, volumes) in enumerate(zip(chosen, used, strict=True)):
+    for k, model in enumerate(chosen):
+        volumes = select_volumes(model, scan.acquisition, chosen_options.b_max)
+        acquisition = scan.acquisition.subset(volumes)
         step = Step(report, cancelled, k / len(chosen), 1 / len(chosen), f"Fitting {model.title}")
-        run = Run(model, kept[k], volumes, chosen_options, device, step)
+        run = Run(model, acquisition, volumes, chosen_options, device, step)
         found = run.fit(signal, None if noise is None else _per_voxel(noise, scan))
         found.flags[~usable] = Flag.EMPTY
         made = _provenance(scan, chosen_options, device, run, noise, fingerprint)
@@ -101,6 +101,16 @@ def fit(
     assert result is not None
     report(1.0, "Done")
     return result
+
+
+def _missing(model: Model, acquisition: Acquisition, options: Options) -> tuple[str, ...]:
+    """Say what the volumes that would be used lack for the model, or for the options."""
+    kept = acquisition.subset(select_volumes(model, acquisition, options.b_max))
+    lacks = model.missing(kept)
+    least = REDUNDANCY * model.size if options.robust and isinstance(model, LinearModel) else 0
+    if not lacks and len(kept) < least:
+        return (f"{least} volumes for a robust fit (there are {len(kept)})",)
+    return lacks
 
 
 def _options(given: dict[str, Any]) -> Options:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import isabstract
 from pathlib import Path
 
@@ -33,7 +33,6 @@ __all__ = [
     "get",
     "load_models",
     "register",
-    "require",
 ]
 
 MODELS: dict[str, Model] = {}
@@ -107,17 +106,32 @@ def get(model: str | Model) -> Model:
 
 
 def choose(
-    models: str | Model | Sequence[str | Model], acquisition: Acquisition
+    models: str | Model | Sequence[str | Model],
+    acquisition: Acquisition,
+    missing: Callable[[Model, Acquisition], Sequence[str]] = lambda m, acq: m.missing(acq),
 ) -> tuple[list[Model], list[str]]:
-    """Return the models named; of "all", those that can be fitted, and why not the others."""
+    """Return the models named; of "all", those that can be fitted, and why not the others.
+
+    Raises
+    ------
+    NotIdentifiable
+        With what is lacking, if the acquisition cannot determine a model that is named.
+    """
     if not (isinstance(models, str) and models.strip().lower() == "all"):
         named = [models] if isinstance(models, str | Model) else list(models)
         if not named:
             raise InputError("no model was named", "Name at least one.")
-        return list({model.name: model for model in map(get, named)}.values()), []
+        chosen = list({model.name: model for model in map(get, named)}.values())
+        for model in chosen:
+            if lacks := missing(model, acquisition):
+                raise NotIdentifiable(
+                    f"{model.title} ({model.name}) cannot be fitted: it needs {'; '.join(lacks)}",
+                    f"This scan has {acquisition.describe()}.",
+                )
+        return chosen, []
     chosen, notes = [], []
     for model in MODELS.values():
-        if lacks := model.missing(acquisition):
+        if lacks := missing(model, acquisition):
             notes.append(f"{model.name} is left out: it needs {'; '.join(lacks)}")
         else:
             chosen.append(model)
@@ -127,15 +141,6 @@ def choose(
             f"It has {acquisition.describe()}.",
         )
     return chosen, notes
-
-
-def require(model: Model, acq: Acquisition) -> None:
-    """Raise NotIdentifiable, with what is lacking, if `acq` cannot determine `model`."""
-    if lacks := model.missing(acq):
-        raise NotIdentifiable(
-            f"{model.title} ({model.name}) cannot be fitted: it needs {'; '.join(lacks)}",
-            f"This scan has {acq.describe()}.",
-        )
 
 
 for _model in (
