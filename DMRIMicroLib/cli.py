@@ -29,7 +29,7 @@ from .arguments import (
     parse_volumes,
 )
 from .errors import Cancelled, DMRIMicroError, InputError
-from .maps import MapSet, voxel_remarks
+from .maps import said_once, voxel_remarks
 from .scan import Scan
 from .table import B0_THRESHOLD
 from .terminal import ProgressStyle, console, shown
@@ -229,7 +229,8 @@ def fit(
         tell(1.0, "Done")
     for note in dict.fromkeys(n for p in maps.provenance.values() for n in p["notes"]):
         console.print(f"note: {note}", style="dim")
-    for remark in remarks(maps):
+    unused = {name: voxel_remarks(name, m["voxels"]) for name, m in maps.provenance.items()}
+    for remark in said_once(unused):
         console.print(remark)
     seconds = time.perf_counter() - started
     typer.echo(f"{len(maps)} maps of {', '.join(maps.provenance)} in {seconds:.1f} s: {index}")
@@ -263,15 +264,6 @@ def describe(scan: Scan) -> dict:
         "snr_method": None if noise is None else noise.method,
         "notes": list(scan.notes),
     }
-
-
-def remarks(maps: MapSet) -> list[str]:
-    """Say what could not be used or fitted; once for all models of which the same is true."""
-    models: dict[str, list[str]] = {}
-    for model, made in maps.provenance.items():
-        for remark in voxel_remarks(model, made["voxels"]):
-            models.setdefault(remark.removeprefix(f"{model}: "), []).append(model)
-    return [f"{', '.join(names)}: {remark}" for remark, names in models.items()]
 
 
 def run() -> None:

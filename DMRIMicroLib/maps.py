@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -260,6 +260,16 @@ def voxel_remarks(model: str, voxels: Mapping[str, int]) -> list[str]:
         if voxels.get(key)
     ]
     return told
+
+
+def said_once(remarks: Mapping[str, Sequence[str]]) -> list[str]:
+    """Gather remarks 'dti: ...', by model, that are true of several: 'dti, dki: ...'."""
+    models: dict[str, list[str]] = {}
+    for model, told in remarks.items():
+        for remark in told:
+            models.setdefault(remark.removeprefix(f"{model}: "), []).append(model)
+    return [f"{', '.join(names)}: {remark}" for remark, names in models.items()]
+
 
 
 def _flags_file(model: str) -> str:

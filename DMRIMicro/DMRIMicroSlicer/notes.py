@@ -18,8 +18,7 @@ def with_notes(maps, notes: Iterable[str]):
 
 def fit_notes(maps) -> list[str]:
     """Say how the maps were made: the notes of all models, and how many voxels they hold."""
-    from DMRIMicroLib.maps import voxel_remarks
-    from DMRIMicroLib.report.flags import said_once
+    from DMRIMicroLib.maps import said_once, voxel_remarks
 
     notes = [note for made in maps.provenance.values() for note in made.get("notes", ())]
     remarks: dict[str, list[str]] = {}

@@ -30,7 +30,7 @@ class BallStick(NonlinearModel):
     name: ClassVar[str] = "ballstick"
     title: ClassVar[str] = "Ball and stick"
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("f_stick", "Stick fraction", window=(0, 0.8), needs=NEEDS),
+        Metric("f_stick", "Stick fraction", window=(0, 0.6), needs=NEEDS),
         Metric(
             "stick_direction",
             "Stick direction",

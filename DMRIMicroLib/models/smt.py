@@ -58,7 +58,7 @@ class SMT(PowderModel):
             "um2/ms",
             0,
             FREE,
-            (0, 1.5),
+            (0, 1),
             needs=NEEDS,
         ),
         Metric("uFA", "Microscopic fractional anisotropy", needs=NEEDS),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ..maps import Flag, MapSet, voxel_remarks
+from ..maps import MapSet, said_once, voxel_remarks
+from ..metric import Flag
 from .words import share
 
 MEANING = {
@@ -80,12 +79,3 @@ def unused_said(maps: MapSet) -> list[str]:
             for model, made in maps.provenance.items()
         }
     )
-
-
-def said_once(remarks: Mapping[str, Sequence[str]]) -> list[str]:
-    """Gather remarks 'dti: ...', by model, that are true of several: 'dti, dki: ...'."""
-    models: dict[str, list[str]] = {}
-    for model, told in remarks.items():
-        for remark in told:
-            models.setdefault(remark.removeprefix(f"{model}: "), []).append(model)
-    return [f"{', '.join(names)}: {remark}" for remark, names in models.items()]
