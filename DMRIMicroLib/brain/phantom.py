@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..physics.tissue import TissueState
-from .anatomy import Anatomy
+from .anatomy import CLASSES, Anatomy
 from .deform import Deformation, DeformationConfig, Warp, carry, draw_deformation
 from .fields import EXTENT, Field, Image, draw_field, grid_points
 from .head import Head, head_of
@@ -58,6 +58,9 @@ class SubjectConfig:
     folding : (float, float)
         Standard deviation of the random logits added to the tissue probabilities, and distance of
         their control points [mm]: gyri that are the subject's own.
+    sulci : (float, float)
+        Range of what is added to the logit of cerebrospinal fluid: an atlas, being a mean of many
+        brains, blurs their sulci away; more of it is atrophy.
     crossing : (float, float)
         Range of the power that the sizes of fibre populations are raised to; large ones leave one.
     age : float or None
@@ -74,8 +77,9 @@ class SubjectConfig:
     coarse: tuple[float, float] = (0.3, 28.0)
     fine: tuple[float, float] = (0.35, 7.0)
     sharpness: tuple[float, float] = (1.5, 2.5)
-    folding: tuple[float, float] = (0.4, 9.0)
-    crossing: tuple[float, float] = (0.8, 1.6)
+    folding: tuple[float, float] = (0.5, 8.0)
+    sulci: tuple[float, float] = (0.2, 1.0)
+    crossing: tuple[float, float] = (1.2, 2.2)
     age: float | None = None
     lesion: str | None = None
     masks: str | Path | None = None
@@ -96,7 +100,7 @@ class Subject:
         p channels each, in half widths.
     folding : Field
         Four channels: logits of the classes.
-    sharpness, crossing : float
+    sharpness, sulci, crossing : float
     age : float or None
         Months.
     lesion : Lesion or None
@@ -109,6 +113,7 @@ class Subject:
     fine: Field
     folding: Field
     sharpness: float
+    sulci: float
     crossing: float
     age: float | None
     lesion: Lesion | None
@@ -139,6 +144,7 @@ def draw_subject(generator: torch.Generator, config: SubjectConfig | None = None
         scaled(config.fine, p),
         scaled(config.folding, 4),
         between(config.sharpness),
+        between(config.sulci),
         between(config.crossing),
         config.age,
         None if config.lesion is None else draw_lesion(generator, config.lesion, config.masks),
@@ -208,6 +214,7 @@ class Body:
     def own_tissue(self, tissue: Tensor, from_middle: Tensor) -> Tensor:
         """Fractions of the classes in this subject, which sum to 1: (n, 4), (n, 3) -> (n, 4)."""
         logits = self.folding(from_middle)
+        logits[:, CLASSES.index("csf")] += self.subject.sulci
         share = tissue.clamp(0, 1).pow(self.subject.sharpness) * torch.exp(logits)
         return share / share.sum(1, keepdim=True).clamp_min(TINY)
 
@@ -235,12 +242,12 @@ def _render_points(body: Body, points: Tensor) -> tuple[TissueState, Tensor, Ten
     tissue = body.own_tissue(spots.tissue, from_middle)
     deviation = (body.coarse(from_middle) + body.fine(from_middle))[:, None]
     deviation = deviation + subject.person.to(points)
-    deviation[:, 0] += body.bundles[spots.bundle] + coherent(spots.coherence)
+    size = spots.size**subject.crossing
+    deviation[:, 0] += body.bundles[spots.bundle] + coherent(spots.coherence, size)
     young = None
     if subject.age is not None:
         young = 1 - maturity(subject.age, from_middle.norm(dim=-1))
     directions, sharper = carry(spots.directions, jacobian)
-    size = spots.size**subject.crossing
     state = compose(tissue, parameters(deviation, young), directions, size, sharper)
     return state, tissue, source
 

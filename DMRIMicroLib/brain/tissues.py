@@ -36,10 +36,27 @@ ODI_LEAST = 0.01
 """Dispersion that deformation cannot narrow a population beyond."""
 
 
-def coherent(coherence: Tensor) -> Tensor:
-    """Deviation of white matter's parameters by how parallel fibres are: (n,) -> (n, p)."""
+def coherent(coherence: Tensor, size: Tensor) -> Tensor:
+    """Deviation of white matter's parameters by how parallel the fibres are.
+
+    Parameters
+    ----------
+    coherence : (n,) tensor
+        0 to 1, from an anisotropy; where fibres cross that is low whatever the dispersion of each
+        population, so crossings count as more coherent than they look.
+    size : (n, k) tensor
+        Relative sizes of the populations.
+
+    Returns
+    -------
+    (n, p) tensor
+        In half widths of the ranges.
+    """
+    part = size / size.sum(1, keepdim=True).clamp_min(TINY)
+    crossing = 1 - part.square().sum(1)  # 0 for one population, 1/2 for two equal ones
+    single = (coherence + crossing).clamp(0, 1)
     out = coherence.new_zeros(len(coherence), len(PARAMETERS))
-    out[:, PARAMETERS.index("odi")] = COHERENCE * (1 - 2 * coherence)
+    out[:, PARAMETERS.index("odi")] = COHERENCE * (1 - 2 * single)
     return out
 
 
