@@ -73,8 +73,8 @@ def resample(field: Image, warp: Warp) -> NDArray[np.float32]:
 def like(mine: NDArray, theirs: NDArray) -> NDArray:
     """For each of my peaks the neighbour's most similar one, on my side: (n, k, 3) -> (n, k, 3).
 
-    Zero where there is none within the angle `ALIKE`, or the neighbour's is more like another one of
-    mine: two of my peaks never grow into one.
+    Zero where there is none within the angle `ALIKE`, or the neighbour's is more like another one
+    of mine: two of my peaks never grow into one.
     """
     cosine = np.einsum("nka,nja->nkj", unit(mine), unit(theirs))
     near = np.abs(cosine)
@@ -167,7 +167,7 @@ def with_crossings(peaks: NDArray, other: NDArray) -> NDArray[np.float32]:
 
 
 def shares(peaks: NDArray, k: int = 3) -> NDArray[np.float32]:
-    """Merge and sort populations by size, leave out the smallest, keep `k`, let the lengths sum to 1."""
+    """Merge and sort populations, leave out small ones, keep `k`, let the lengths sum to 1."""
     peaks = merged(np.nan_to_num(peaks).astype(np.float32))
     for _ in range(2):  # once for all, once for those that are kept
         size = np.linalg.norm(peaks, axis=1)
