@@ -81,7 +81,7 @@ def _(model: PowderModel, acq, options, device, dtype) -> Method:
         means, counts = spherical_means(relative, acq, floor, options.coils)
         sigma = _assumed(sigma, model, relative)
         found = solver.fit(means, sigma, counts=counts, covariance=options.uncertainty)
-        return replace(_only(found, has_s0), usable=counts.sum(1).int())
+        return replace(_only(found, has_s0), usable=_usable(signal))
 
     return fit
 
@@ -108,6 +108,11 @@ def _assumed(sigma: Tensor | None, model: NonlinearModel, relative: Tensor) -> T
     if sigma is None and any(p.prior for p in model.parameters):
         return torch.full_like(relative[:, 0], UNKNOWN_NOISE)
     return sigma
+
+
+def _usable(signal: Tensor) -> Tensor:
+    """Count the samples that are positive and finite: (n, m) -> (n,)."""
+    return ((signal > 0) & torch.isfinite(signal)).sum(1, dtype=torch.int32)
 
 
 def _only(found: Fitted, good: Tensor) -> Fitted:
