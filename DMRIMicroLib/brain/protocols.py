@@ -131,7 +131,8 @@ class ProtocolConfig:
     low_b0 : float
         Share of protocols whose "b0" volumes are weakly weighted, up to 50 s/mm2.
     missing_b0 : float
-        Share whose lowest shell has to serve as b0.
+        Share of those with two shells or more whose lowest, at b = 100 to 300 s/mm2, has to serve
+        as b0.
     timed : float
         Share whose gradient timing is known.
     """
@@ -147,7 +148,7 @@ class ProtocolConfig:
         ("few", 0.1),
     )
     jitter: float = 0.2
-    jitter_size: float = 0.02
+    jitter_size: float = 0.01
     low_b0: float = 0.15
     missing_b0: float = 0.02
     timed: float = 0.7
@@ -197,14 +198,18 @@ def draw_protocol(generator: torch.Generator, config: ProtocolConfig | None = No
     shells = int(torch.randint(fewest, most + 1, (1,), generator=generator))
     b0 = max(1, round((total - shells) * _uniform(generator, 0.03, 0.15)))
     bs = _shells(shells, config.b, generator)
+    missing = shells > 1 and _chance(generator, config.missing_b0)
+    if missing:
+        bs[0] = min(bs[0], 50.0 * round(_uniform(generator, 2, 6)))
     bvals, bvecs = _weighted(bs, max(total - b0, shells), generator, config)
     timing = draw_timing(float(bvals.max()), generator)
     if not _chance(generator, config.timed):
         timing = {"TE": timing["TE"]}
-    if shells > 1 and _chance(generator, config.missing_b0):
+    if missing:
         order = torch.randperm(len(bvals), generator=generator)
-        below = (float(bvals[:1].min()) + float(bvals[bvals > bs[0] * 1.2].min())) / 2
-        return Acquisition(bvals[order].numpy(), bvecs[order].numpy(), b0_threshold=below, **timing)
+        threshold = (bs[0] + bs[1]) / 2
+        played = bvals[order].numpy(), bvecs[order].numpy()
+        return Acquisition(*played, b0_threshold=threshold, **timing)
     still = torch.zeros(b0, dtype=torch.float64)
     if _chance(generator, config.low_b0):
         still += round(_uniform(generator, 1.0, B0_THRESHOLD))
