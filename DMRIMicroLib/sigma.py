@@ -14,6 +14,10 @@ SHELL_DIRECTIONS = TENSOR_COEFFICIENTS + 2
 """Directions that a shell needs to show noise: one to spare is too few for a spread."""
 
 
+QUIET = 0.25
+"""Quantile of the voxels' standard deviations that tells the noise."""
+
+
 @dataclass(frozen=True)
 class Noise:
     """Standard deviation of the noise, in the signal's unit, and how it was found.
@@ -48,8 +52,12 @@ class Noise:
 
 
 def of_repeats(spread: NDArray, repeats: int) -> float:
-    """Noise from the (n,) standard deviations of `repeats` equal volumes in n voxels."""
-    return float(np.nanmedian(spread)) / median_of_sd(repeats)
+    """Noise from the (n,) standard deviations of `repeats` equal volumes in n voxels.
+
+    By their lower quartile: pulsation and motion only ever add to a standard deviation, most in
+    fluid and at edges, so that the median was 11 to 27 % higher on two real scans.
+    """
+    return float(np.nanquantile(spread, QUIET)) / quantile_of_sd(repeats)
 
 
 def of_shell(signal: NDArray, bvecs: NDArray) -> float:
@@ -93,8 +101,8 @@ def of_detail(image: NDArray) -> float:
     return float(np.median(estimate_sigma(np.nan_to_num(image[..., None]))))
 
 
-def median_of_sd(repeats: int) -> float:
-    """Median of the sample standard deviation of `repeats` draws from N(0, 1)."""
+def quantile_of_sd(repeats: int) -> float:
+    """Quantile `QUIET` of the sample standard deviation of `repeats` draws from N(0, 1)."""
     from scipy.stats import chi2
 
-    return float(np.sqrt(chi2.median(repeats - 1) / (repeats - 1)))
+    return float(np.sqrt(chi2.ppf(QUIET, repeats - 1) / (repeats - 1)))
