@@ -31,7 +31,7 @@ keeps u between 0 and 1 as long as conductances sum to less than 1."""
 STEPS = 400
 """Most steps of growth."""
 
-LEAK_STEPS = 60
+LEAK_STEPS = 200
 """Steps for which water leaks from the tumour into the white matter."""
 
 NEIGHBOURS = [
@@ -74,7 +74,7 @@ def grow(head: Head, seed: Tensor, uniform: Tensor) -> Growth:
     points = grid_points(affine, (SIZE, SIZE, SIZE)).to(head.device)
     conductance = _conductance(head, points, 0.4 + 0.6 * u[2])
     density = torch.exp(-((points - seed) / STEP).square().sum(-1)).reshape(SIZE, SIZE, SIZE)
-    rate = 0.02 + 0.10 * (1 - u[1])  # per step: slower growth at equal diffusion is more diffuse
+    rate = 0.06 + 0.14 * (1 - u[1])  # per step: slower growth at equal diffusion is more diffuse
     target = 7.0 + 13.0 * u[0]  # [mm]
     burden = torch.zeros_like(density)
     for step in range(STEPS):
@@ -85,9 +85,9 @@ def grow(head: Head, seed: Tensor, uniform: Tensor) -> Growth:
     leak = _leak(density, conductance, head.tissue(points)[:, 0].reshape(density.shape))
     core = torch.sigmoid((density - 0.5) / 0.08)
     # oldest first: necrosis is where the tumour has been dense for longest
-    dead = core * torch.sigmoid((burden / burden.max() - 0.5 - 0.4 * u[3]) / 0.05)
-    rim = (1 - core) * torch.sigmoid((density - 0.12) / 0.04)
-    water = (1 - core - rim) * (leak * (0.5 + 1.5 * u[4])).clamp(0, 1)
+    dead = core * torch.sigmoid((burden / burden.max() - 0.4 - 0.5 * u[3]) / 0.05)
+    rim = (1 - core) * torch.sigmoid((density - 0.2) / 0.04)
+    water = (1 - core - rim) * (leak * (0.3 + 2.7 * u[4])).clamp(0, 1)
     shares = torch.stack([core - dead, dead, rim, water])
     inside = torch.zeros_like(density)
     inside[1:-1, 1:-1, 1:-1] = 1  # the border stands for all that is beyond the grid
@@ -128,7 +128,7 @@ def _spread(density: Tensor, conductance: list[Tensor]) -> Tensor:
 
 def _leak(density: Tensor, conductance: list[Tensor], white: Tensor) -> Tensor:
     """Water that has come from the tumour into the white matter, 0 to 1."""
-    source = (density > 0.3).to(density)
+    source = (density > 0.15).to(density)
     water = source
     for _ in range(LEAK_STEPS):
         water = torch.maximum(water + _spread(water, conductance), source)

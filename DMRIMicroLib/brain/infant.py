@@ -40,27 +40,27 @@ ADULT_CIRCUMFERENCE = 56.0
 
 NEWBORN: dict[str, dict[str, tuple[float, float]]] = {
     "white": {
-        "neurite": (0.16, 0.34),
-        "soma": (0.0, 0.08),
-        "free": (0.04, 0.16),
+        "neurite": (0.12, 0.28),
+        "soma": (0.0, 0.06),
+        "free": (0.05, 0.16),
         "d_neurite": (1.8, 2.4),
-        "d_extra_par": (1.7, 2.2),
-        "perp_ratio": (0.55, 0.80),
-        "odi": (0.06, 0.36),
+        "d_extra_par": (1.8, 2.4),
+        "perp_ratio": (0.50, 0.75),
+        "odi": (0.05, 0.32),
     },
     "cortex": {
-        "neurite": (0.10, 0.24),
-        "soma": (0.10, 0.26),
-        "free": (0.04, 0.14),
-        "d_extra_par": (1.3, 1.9),
+        "neurite": (0.10, 0.20),
+        "soma": (0.02, 0.12),
+        "free": (0.03, 0.12),
+        "d_extra_par": (1.4, 2.0),
         "radius": (4.0, 8.0),
     },
     "deep": {
-        "neurite": (0.16, 0.32),
-        "soma": (0.10, 0.26),
+        "neurite": (0.14, 0.28),
+        "soma": (0.02, 0.12),
         "free": (0.02, 0.10),
-        "d_extra_par": (1.3, 1.8),
-        "perp_ratio": (0.65, 0.90),
+        "d_extra_par": (1.4, 1.9),
+        "perp_ratio": (0.65, 0.85),
     },
 }
 """Ranges at term that differ from an adult's; units as in `values.PARAMETERS`."""

@@ -98,11 +98,11 @@ EFFECTS: dict[str, Effect] = {
     ),
     "tumour_core": Effect(
         (0.1, 0.3),
-        {"neurite": 0.06, "soma": 0.36, "extra": 0.48, "free": 0.1},
+        {"neurite": 0.03, "soma": 0.12, "extra": 0.63, "free": 0.22},
         {
             "d_neurite": (0.7, 0.9),
-            "d_extra_par": (0.75, 1.0),
-            "d_extra_perp": (1.2, 1.7),
+            "d_extra_par": (0.9, 1.15),
+            "d_extra_perp": (1.5, 2.1),
             "radius": (0.8, 1.1),
             ORDER: (0.2, 0.5),
         },
@@ -116,14 +116,14 @@ EFFECTS: dict[str, Effect] = {
     ),
     "tumour_infiltration": Effect(
         (0.5, 0.75),
-        {"neurite": 0.12, "soma": 0.26, "extra": 0.47, "free": 0.15},
+        {"neurite": 0.10, "soma": 0.12, "extra": 0.60, "free": 0.18},
         {"d_extra_perp": (1.1, 1.3), ORDER: (0.6, 0.85)},
         "range chosen: S. Price et al., Eur. Radiol. 17 (2007) 1675-1684 see lower anisotropy",
     ),
     "oedema": Effect(
-        (0.5, 0.75),
+        (0.35, 0.6),
         {"neurite": 0.06, "soma": 0.02, "extra": 0.52, "free": 0.4},
-        {"d_extra_par": (1.0, 1.15), "d_extra_perp": (1.2, 1.5), ORDER: (0.8, 1.0)},
+        {"d_extra_par": (1.0, 1.15), "d_extra_perp": (1.3, 1.6), ORDER: (0.8, 1.0)},
         "range chosen: vasogenic water between fibres that are left, ADC 1.2 to 1.6 um2/ms",
     ),
     "demyelination": Effect(

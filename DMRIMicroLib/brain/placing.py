@@ -143,7 +143,7 @@ def _plaques(lesion: Lesion, head: Head, points: Tensor) -> Tensor:
     seeds = choose(score, place_of[white], u[16 : 16 + count])
     depth = torch.full_like(points[:, 0], -1e3)
     for i, seed in enumerate(seeds):
-        radius = 1.5 + 3.0 * float(u[40 + i])
+        radius = 2.0 + 4.0 * float(u[40 + i])
         longer = 1.2 + 1.6 * float(u[64 + i])
         axis = (seed - head.centre) * torch.tensor([1.0, 0.5, 0.5]).to(seed)
         axis = axis / axis.norm().clamp_min(1.0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
 from ..physics.tissue import TissueState
@@ -35,3 +36,16 @@ class StateVolume:
     fill: Tensor
     tissue: Tensor
     lesion: Tensor
+
+    def on_grid(self, values: Tensor) -> Tensor:
+        """Put values of the n voxels on the grid, 0 elsewhere: (n, ...) -> (x, y, z, ...)."""
+        grid = values.new_zeros((*self.mask.shape, *values.shape[1:]))
+        grid[self.mask] = values
+        return grid
+
+    def to(self, device: torch.device | str) -> StateVolume:
+        """Return it on another device; the affine stays on the CPU."""
+        of_state = (f.name for f in fields(TissueState))
+        state = TissueState(**{name: getattr(self.state, name).to(device) for name in of_state})
+        own = ("mask", "fill", "tissue", "lesion")
+        return replace(self, state=state, **{name: getattr(self, name).to(device) for name in own})
