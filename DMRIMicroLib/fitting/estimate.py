@@ -19,6 +19,7 @@ from ..maps import Map, MapSet
 from ..masking import brain_mask
 from ..metric import Flag
 from ..models import LinearModel, Model, choose
+from ..models.framed import FramedModel
 from ..scan import Noise, Scan
 from ..version import __version__
 from .linear import REDUNDANCY
@@ -107,6 +108,8 @@ def _missing(model: Model, acquisition: Acquisition, options: Options) -> tuple[
     """Say what the volumes that would be used lack for the model, or for the options."""
     kept = acquisition.subset(select_volumes(model, acquisition, options.b_max))
     lacks = model.missing(kept)
+    if not lacks and options.robust and isinstance(model, FramedModel):
+        return ("the option robust switched off: it has no robust fit",)
     least = REDUNDANCY * model.size if options.robust and isinstance(model, LinearModel) else 0
     if not lacks and len(kept) < least:
         return (f"{least} volumes for a robust fit (there are {len(kept)})",)

@@ -8,15 +8,17 @@ sigma2 / S2.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..physics.linalg import cholesky_inverse, cholesky_solve, packed_index
+from ..physics.linalg import cholesky_inverse, cholesky_solve
+from .likelihood import Likelihood
 from .result import Fitted
 from .robust import CUT, outlier_weights
+from .scoring import Scoring, packed_products
 
 BLOCK_BYTES = {"cpu": 2**19, "cuda": 2**28}
 """Samples worked on at a time [bytes]: on a CPU, what stays in its second-level cache."""
@@ -50,6 +52,9 @@ class WeightedLeastSquares:
         Find outliers first and leave them out: REKINDLE (Q. Collier, J. Veraart, B. Jeurissen,
         A. J. den Dekker, J. Sijbers, Magn. Reson. Med. 73 (2015) 2174-2184), with the weight
         function of `fitting.robust`.
+    likelihood : Likelihood, optional
+        Of the noise. Other than Gaussian, where `fit` is told the noise: least squares are the
+        start of a maximum-likelihood fit (`fitting.scoring`).
     device, dtype
         Of the signals to come.
 
@@ -65,6 +70,7 @@ class WeightedLeastSquares:
         iterations: int = 1,
         *,
         robust: bool = False,
+        likelihood: Likelihood | None = None,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
@@ -79,13 +85,15 @@ class WeightedLeastSquares:
         # unit columns keep the normal equations well conditioned, whatever the powers of b
         norm = design.norm(dim=0).clamp(min=1e-12)
         scaled = design / norm
-        rows, columns = packed_index(p)
         self.unscale = (1 / norm).to(device, dtype)[:, None]
         self.design = scaled.to(device, dtype)
         # log2 of the weights relative to S0, so that no scale of the signal can overflow
         self.exponent = (2 / math.log(2) * scaled[:, :-1]).to(device, dtype)
         self.inverse = torch.linalg.pinv(scaled).to(device, dtype)
-        self.products = (scaled[:, rows] * scaled[:, columns]).T.contiguous().to(device, dtype)
+        self.products = packed_products(scaled).to(device, dtype)
+        self.scoring = None
+        if likelihood is not None and likelihood.kind != "gaussian":
+            self.scoring = Scoring(self.design, self.products, likelihood.coils, self.block)
 
     @torch.no_grad()
     def fit(
@@ -112,7 +120,8 @@ class WeightedLeastSquares:
         Notes
         -----
         The covariance is sigma2 (X' diag(S2) X)^-1 for the predicted signal S and the samples that
-        were used. It is that of weighted fits; an ordinary one does worse than it says.
+        were used. It is that of weighted fits; an ordinary one does worse than it says. That of
+        maximum likelihood is the inverse of the Fisher information.
         """
         noise = None if sigma is None else torch.as_tensor(sigma).to(signal).expand(len(signal))
         if self.robust:
@@ -142,7 +151,13 @@ class WeightedLeastSquares:
             usable = valid.sum(1, dtype=torch.int32)
             share = valid & self._inliers(logs, valid, sigma) if self.robust else valid
         x, good = self._solve(logs, share)
-        spread = self._covariance(logs, share, x, sigma) if covariance else None
+        spread = None
+        if self.scoring is not None and sigma is not None:
+            x, information = self.scoring.refine(x, signal, share, sigma)
+            if covariance:
+                spread = self._inverse(lambda at: information[:, at], torch.ones_like(sigma))
+        elif covariance:
+            spread = self._covariance(logs, share, x, sigma)
         good &= torch.isfinite(x.sum(0))
         return Fitted(x * self.unscale, good, usable, covariance=spread)
 
@@ -196,14 +211,21 @@ class WeightedLeastSquares:
     ) -> Tensor:
         """Covariance of the parameters (p, p, n), their unit that of the unscaled design."""
         variance = self._variance(logs, share, x) if sigma is None else (sigma / self._s0(x)) ** 2
+
+        def normal(at: slice) -> Tensor:
+            return self._normal(logs[at], None if share is None else share[at], x[:, at])[0]
+
+        return self._inverse(normal, variance)
+
+    def _inverse(self, normal: Callable[[slice], Tensor], variance: Tensor) -> Tensor:
+        """Invert packed matrices, in blocks; times `variance` (n,): (p, p, n), unscaled."""
         unit = (self.unscale * self.unscale.T)[..., None]
-        p, n = x.shape
-        out = x.new_empty(p, p, n)
-        room = MATRIX_BYTES[x.device.type] // (x.element_size() * len(self.products))
+        p, n = len(unit), len(variance)
+        out = variance.new_empty(p, p, n)
+        room = MATRIX_BYTES[variance.device.type] // (variance.element_size() * len(self.products))
         for start in range(0, n, room):
             at = slice(start, start + room)
-            part = None if share is None else share[at]
-            inverse, _ = cholesky_inverse(self._normal(logs[at], part, x[:, at])[0], p)
+            inverse, _ = cholesky_inverse(normal(at), p)
             torch.mul(inverse.mul_(unit), variance[at], out=out[..., at])
         return out
 

@@ -6,18 +6,26 @@ import torch
 from torch import Tensor
 
 from ..acquisition import Acquisition
-from ..physics.noise import fisher, underlying
+from ..physics.noise import expectation, underlying, variance
 from ..physics.sh import fit_matrix, sh_basis
+from .robust import ROBUST_PASSES, outlier_weights
 
 ORDERS = ((30, 4), (12, 2), (1, 0))
 """Least number of directions for each order of the smooth signal that tells the noise floor."""
 
-LEAST_TOLD = 0.04
-"""Least information of a magnitude, relative to one far above the noise."""
+STEP = 0.1
+"""Step of the derivative of a magnitude by the signal [sigma]."""
+
+STEEPEST = 5.0
+"""Limit of the derivative of a signal by its magnitude, which grows beyond bounds at the floor."""
 
 
 def spherical_means(
-    signal: Tensor, acquisition: Acquisition, sigma: Tensor | None, coils: int = 1
+    signal: Tensor,
+    acquisition: Acquisition,
+    sigma: Tensor | None,
+    coils: int = 1,
+    robust: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Average b0 and each shell over their volumes.
 
@@ -35,6 +43,8 @@ def spherical_means(
         Standard deviation of the noise; without it nothing is taken out.
     coils : int
         See `fitting.likelihood.Likelihood`.
+    robust : bool
+        Replace samples far from the smooth signal by it, as far as `robust.outlier_weights` says.
 
     Returns
     -------
@@ -52,17 +62,37 @@ def spherical_means(
         part = torch.where(usable, part, 0)
         count = usable.sum(1).to(signal)
         mean = part.sum(1) / count.clamp(min=1)
+        filled = torch.where(usable, part, mean[:, None])
+        smoother = _smoother(acquisition, group, k > 0).to(signal)
+        smooth = filled @ smoother
+        for _ in range(ROBUST_PASSES * robust):
+            kept = outlier_weights((part - smooth).T, usable.T, sigma).T
+            smooth = torch.lerp(smooth, part, kept) @ smoother
+            count = (kept * usable).sum(1)
+            mean = torch.lerp(smooth, part, kept * usable).mean(1)
         if sigma is not None:
-            filled = torch.where(usable, part, mean[:, None])
-            smooth = filled @ _smoother(acquisition, group, k > 0).to(signal)
-            true = underlying(smooth, sigma[:, None], coils)
-            mean = mean - (smooth - true).mean(1)
-            # near the floor a magnitude tells less: taking the floor out amplifies its noise
-            told = fisher(true, sigma[:, None], coils).clamp(min=LEAST_TOLD)
-            count = count / (1 / told).mean(1)
+            mean, share = _without_floor(mean, smooth, smoother, sigma[:, None], coils)
+            count = count * share
         means.append(mean)
         counts.append(count)
     return torch.stack(means, 1), torch.stack(counts, 1)
+
+
+def _without_floor(
+    mean: Tensor, smooth: Tensor, smoother: Tensor, sigma: Tensor, coils: int
+) -> tuple[Tensor, Tensor]:
+    """Take the floor out of a mean (n,), and say what share of its samples' information is left.
+
+    The mean becomes that of y_i + h(smooth_i) with h(s) = underlying(s) - s and smooth = y A, so
+    its variance is the sum over samples of [(1 + sum_i A_ji h'_i) / m]^2 var(y_j).
+    """
+    true = underlying(smooth, sigma, coils)
+    step = STEP * sigma
+    slope = (expectation(true + step, sigma, coils) - expectation(true, sigma, coils)) / step
+    bend = torch.where(true > 0, (1 / slope).clamp(max=STEEPEST), 0) - 1
+    gain = 1 + bend @ smoother.T
+    left = (gain.square() * variance(true, sigma, coils)).mean(1) / sigma[:, 0].square()
+    return mean - (smooth - true).mean(1), 1 / left.clamp(min=torch.finfo(mean.dtype).tiny)
 
 
 def _smoother(acquisition: Acquisition, group: Tensor, weighted: bool) -> Tensor:

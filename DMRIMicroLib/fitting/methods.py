@@ -78,7 +78,7 @@ def _(model: PowderModel, acq, options, device, dtype) -> Method:
     def fit(signal: Tensor, sigma: Tensor | None) -> Fitted:
         relative, sigma, has_s0 = _divide(signal, sigma, baselines.to(signal.device))
         floor = None if options.likelihood == "gaussian" else sigma
-        means, counts = spherical_means(relative, acq, floor, options.coils)
+        means, counts = spherical_means(relative, acq, floor, options.coils, options.robust)
         sigma = _assumed(sigma, model, relative)
         found = solver.fit(means, sigma, counts=counts, covariance=options.uncertainty)
         return replace(_only(found, has_s0), usable=_usable(signal))

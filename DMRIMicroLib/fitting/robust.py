@@ -14,6 +14,9 @@ CUT = 4.685
 """Residual, in standard deviations, from which a sample counts nothing: the biweight then has
 95 % of the efficiency of least squares on Gaussian noise."""
 
+ROBUST_PASSES = 3
+"""Fits with new weights after the first."""
+
 MAD_TO_SD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 

@@ -25,7 +25,7 @@ from .laplace import RANGE_INFORMATION, laplace
 from .likelihood import Likelihood
 from .prior import Prior, bounds, declared
 from .result import Fitted
-from .robust import outlier_weights
+from .robust import ROBUST_PASSES, outlier_weights
 
 BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
 """Samples (volumes times voxels) that take a step together: on a CPU, what the caches hold."""
@@ -45,9 +45,6 @@ DAMPING_HIGH = 1e6
 REST = 1e-3
 """Expected fall of the cost (in units of chi-square) below which a voxel is at rest: its
 parameters are then within 0.03 of their standard deviation of the optimum."""
-
-ROBUST_PASSES = 3
-"""Fits with new weights after the first."""
 
 FLOOR = 1e-3
 """Information about every parameter that is assumed, in units of 1 / range2: it moves no optimum
