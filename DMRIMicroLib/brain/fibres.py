@@ -153,7 +153,7 @@ def with_crossings(peaks: NDArray, other: NDArray) -> NDArray[np.float32]:
     Of the other's peaks the one nearest to ours is ours already; the others keep their size
     relative to it. Where ours has none, the other's field stands in.
     """
-    ours, theirs = unit(peaks[0]), other.astype(np.float32)
+    ours, theirs = unit(peaks[0], axis=0), other.astype(np.float32)
     cosine = np.abs(np.einsum("axyz,kaxyz->kxyz", ours, unit(theirs, axis=1)))
     size = np.linalg.norm(theirs, axis=1)
     same = np.where(size > 0, cosine, -1).argmax(0)
@@ -183,7 +183,7 @@ def merged(peaks: NDArray) -> NDArray[np.float32]:
     peaks = peaks.copy()
     for i in range(len(peaks)):
         for j in range(i + 1, len(peaks)):
-            cosine = (unit(peaks[i]) * unit(peaks[j])).sum(0)
+            cosine = (unit(peaks[i], axis=0) * unit(peaks[j], axis=0)).sum(0)
             same = np.abs(cosine) > SAME
             peaks[i] += np.where(same, np.sign(cosine) * peaks[j], 0)
             peaks[j][:, same] = 0
@@ -225,9 +225,7 @@ def layered(peaks: NDArray, radial: NDArray, tissue: NDArray) -> NDArray[np.floa
     return shares(both, len(peaks))
 
 
-def unit(vectors: NDArray, axis: int | None = None) -> NDArray:
-    """Vectors of length 1 (0 stays 0); `axis` by default: the last of rows, the first of fields."""
-    if axis is None:
-        axis = 0 if vectors.ndim == 4 else -1
+def unit(vectors: NDArray, axis: int = -1) -> NDArray:
+    """Scale vectors to length 1 along an axis; 0 stays 0."""
     length = np.linalg.norm(vectors, axis=axis, keepdims=True)
     return vectors / np.where(length > 0, length, 1)

@@ -182,8 +182,8 @@ def with_invented_fibres(name: str, tissue: NDArray, affine: NDArray, said: str)
     """
     inside = gaussian_filter(potential(tissue[[2, 0, 3, 1]]), 2.0)  # nuclei, fluid -> cortex
     slope = np.einsum("ba,bxyz->axyz", np.linalg.inv(affine[:3, :3]), np.stack(np.gradient(inside)))
-    out = fibres.unit(slope)
-    along = fibres.unit(np.stack([np.zeros_like(out[0]), -out[2], out[1]]))  # x axis x out
+    out = fibres.unit(slope, axis=0)
+    along = fibres.unit(np.stack([np.zeros_like(out[0]), -out[2], out[1]]), axis=0)  # x axis x out
     x = np.arange(tissue.shape[1]) * affine[0, 0] + affine[0, 3]
     across = np.zeros_like(out)
     across[0] = np.exp(-np.abs(x) / MIDLINE)[:, None, None]
