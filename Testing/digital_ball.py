@@ -73,3 +73,16 @@ def _state(tissue: torch.Tensor, generator: torch.Generator, dtype: torch.dtype)
         mixed(8.0, 9.0, 8.0),
         odf,
     )
+
+
+def flat_tissue(affine: torch.Tensor, shape: tuple[int, int, int]) -> StateVolume:
+    """White matter on one side of the world's x = 0, grey on the other, everywhere on a grid."""
+    index = torch.stack(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij"), -1)
+    x = (index.reshape(-1, 3).double() @ affine[:3, :3].T + affine[:3, 3])[:, 0]
+    white = (x < 0).float()
+    none = torch.zeros(len(x))
+    tissue = torch.stack([white, 1 - white, none, none])
+    state = _state(tissue, torch.Generator().manual_seed(0), torch.float32)
+    lesion = torch.zeros(len(x), dtype=torch.uint8)
+    mask = torch.ones(shape, dtype=torch.bool)
+    return StateVolume(state, mask, affine, torch.ones(len(x)), tissue, lesion)
