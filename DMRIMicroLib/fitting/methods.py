@@ -37,10 +37,12 @@ def method_for(
 
 @method_for.register
 def _(model: LinearModel, acq, options, device, dtype) -> Method:
+    weighted = options.method == "wls"
     solver = WeightedLeastSquares(
         model.design(acq),
-        options.iterations if options.method == "wls" else 0,
+        options.iterations if weighted else 0,
         robust=options.robust,
+        likelihood=_likelihood(options) if weighted and options.likelihood == "rician" else None,
         device=device,
         dtype=dtype,
     )

@@ -23,7 +23,8 @@ class Options:
     b_max : float, optional
         Leave out volumes above this b [s/mm2]; by default each model chooses.
     likelihood : {"auto", "rician", "gaussian"}
-        Nonlinear models: noise of the magnitude signal. "auto" is Rician where the noise is known.
+        Noise of the magnitude signal. "auto" is Rician where the noise is known, and least squares
+        for linear models.
     coils : int
         Coils combined by the sum of squares: above 1 the noise is noncentral chi.
     sigma : float, optional
