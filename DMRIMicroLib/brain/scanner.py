@@ -188,6 +188,8 @@ def observe(
     mask = None
     for pose, turn in enumerate(drawn.motion.turn):
         volumes = (drawn.motion.pose == pose).nonzero()[:, 0]
+        if not len(volumes):  # the head moved twice between two volumes
+            continue
         head = replace(volume, affine=drawn.motion.moved(volume.affine, volume.mask.shape, pose))
         sampled = sample(head, bright, fine, _turned(drawn.played.subset(volumes.numpy()), turn))
         mask = _mask(sampled, fine, grid) if mask is None else mask
