@@ -78,8 +78,8 @@ class SubjectConfig:
     fine: tuple[float, float] = (0.35, 7.0)
     sharpness: tuple[float, float] = (1.5, 2.5)
     folding: tuple[float, float] = (0.5, 8.0)
-    sulci: tuple[float, float] = (0.2, 1.0)
-    crossing: tuple[float, float] = (1.2, 2.2)
+    sulci: tuple[float, float] = (-0.3, 0.6)
+    crossing: tuple[float, float] = (0.9, 1.6)
     age: float | None = None
     lesion: str | None = None
     masks: str | Path | None = None

@@ -22,7 +22,7 @@ from .values import DENSITY_TO_TORTUOSITY, PARAMETERS, middle_and_half, within
 ORDER = 6
 """Of the fibre orientation distribution."""
 
-COHERENCE = 1.5
+COHERENCE = 1.2
 """Half widths of the range of dispersion between the most and the middlingly coherent fibres."""
 
 CSF = CLASSES.index("csf")
