@@ -48,8 +48,8 @@ class RegularisedLeastSquares:
 
     Notes
     -----
-    Working memory beyond signal and parameters is `BLOCK_BYTES`, besides what the frames take
-    (`fitting.frames`).
+    Working memory beyond signal and parameters is `BLOCK_BYTES`, with standard deviations twice
+    that, besides what the frames take (`fitting.frames`).
     """
 
     def __init__(
