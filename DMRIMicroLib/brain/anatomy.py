@@ -86,7 +86,7 @@ def save(anatomy: Anatomy, file: str | Path) -> Path:
     file = Path(file)
     if file.suffix != SUFFIX:
         raise InputError(f"ends in {file.suffix!r}", f"Let it end in {SUFFIX}.", file=file)
-    mask = (anatomy.tissue.float().sum(0) > 0.5 / BYTE).cpu()
+    mask = (_bytes(anatomy.tissue) > 0).any(0).cpu()
     peaks = anatomy.peaks[..., mask].float()
     share = peaks.norm(dim=1)
     tensors = {

@@ -95,8 +95,10 @@ def build(
     orientation = source / "orientation"
     template = coarse_template(orientation)
     reference = next(iter(sources.SUBJECTS))
-    found = {n: locate(n, orientation, template) for n in dict.fromkeys([reference, *names])}
     icbm = sources.icbm(source / "anatomy")
+    bridge = to_template(icbm, template)
+    located = {n: locate(n, orientation, template) for n in dict.fromkeys([reference, *names])}
+    found = {n: replace(p, warp=p.warp.after(bridge)) for n, p in located.items()}
     files = bundles.bundle_files(orientation / "bundles_mni", orientation / "centroids_mni")
     affine, shape = grid(GRID)
     tissue = atlas_tissue(icbm, still(affine, shape))
@@ -122,6 +124,20 @@ def coarse_template(orientation: Path) -> Image:
     mean = sources.fa_template(orientation)
     blurred = Image(gaussian_filter(mean.data, FINE_BLUR), mean.affine)
     return Image(sample(blurred, world(affine, shape)), affine)
+
+
+def to_template(icbm: Image, template: Image) -> Warp:
+    """Find where each voxel of ICBM152 lies in the FA template.
+
+    Both are called MNI space, yet the corpus callosum of the one lies 4 mm above the other's. The
+    tissue maps are made to look like FA first.
+    """
+    like_fa = sum(
+        mean * gaussian_filter(tissue, FINE_BLUR)
+        for tissue, (mean, _) in zip(icbm.data, (FA_OF[0], FA_OF[1], FA_OF[3]), strict=True)
+    )
+    coarse = sample(Image(like_fa, icbm.affine), world(template.affine, template.data.shape))
+    return register(Image(coarse, template.affine), template)
 
 
 def locate(name: str, orientation: Path, template: Image) -> Person:

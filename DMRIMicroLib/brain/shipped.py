@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from . import fibres
-from .anatomy import Anatomy
+from .anatomy import SHIPPED, SUFFIX, Anatomy, load_anatomy, save
 from .register import Image, Warp, sample, world
 
-GRID = ((-75.9, -107.8, -74.8), (70, 84, 73), 2.2)
+GRID = ((-77.0, -114.4, -77.0), (71, 90, 75), 2.2)
 """First voxel centre [mm], shape and voxel size [mm]: 3 MB of brain voxels."""
 
 SEED = 2024
 """Of the deformation."""
 
-AMPLITUDE = 5.0
+AMPLITUDE = 2.5
 """Standard deviation of the displacement [mm]: as much as brains differ after an affine (P.
 Hellier et al., IEEE Trans. Med. Imaging 22 (2003) 1120-1130 find a few mm)."""
 
-SCALE = 25.0
-"""Standard deviation of the Gaussian that makes it smooth [mm]; AMPLITUDE / SCALE < 1 keeps it
-one to one."""
+SCALE = 20.0
+"""Standard deviation of the Gaussian that makes it smooth [mm]; AMPLITUDE / SCALE below 1/4 keeps
+it one to one."""
 
 STRETCH = (0.95, 1.03, 0.97)
 """Scale of the head along x, y, z."""
+
+
+def ship(source: str | Path = "icbm-tractseg", folder: str | Path = SHIPPED) -> Path:
+    """Write the small anatomy anew, from one that `build` made."""
+    return save(small(load_anatomy(source)), Path(folder) / f"small{SUFFIX}")
 
 
 def small(anatomy: Anatomy, seed: int = SEED) -> Anatomy:
