@@ -377,3 +377,17 @@ def test_the_head_of_the_tests_is_what_it_says():
     volume = rendered()
     ball = 4 / 3 * math.pi * RADII["outer"] ** 3 / brain_head.STEP**3
     assert volume.mask.sum().item() == pytest.approx(ball, rel=0.05)
+
+
+def test_tissue_is_composed_on_the_device_that_its_maps_are_on():
+    # tensors of the meta device have no values: any that was made on the CPU does not mix with them
+    far = torch.device("meta")
+    n, p = 5, len(values.PARAMETERS)
+    directions, sharper = carry(torch.empty(n, 3, 3, device=far), torch.empty(n, 3, 3, device=far))
+    for young in (None, torch.empty(n, device=far)):
+        own = tissues.parameters(torch.empty(n, 4, p, device=far), young)
+        size = torch.empty(n, 3, device=far)
+        state = tissues.compose(torch.empty(n, 4, device=far), own, directions, size, sharper)
+        assert all(getattr(state, f.name).device == far for f in fields(state))
+    drawn = draw_field(rng(), 2, 64.0).dense(far)
+    assert drawn(torch.empty(n, 3, device=far)).device == far

@@ -72,7 +72,7 @@ class SubjectConfig:
     """
 
     deformation: DeformationConfig = field(default_factory=DeformationConfig)
-    person: float = 0.35
+    person: float = 0.25
     bundle: float = 0.3
     coarse: tuple[float, float] = (0.3, 28.0)
     fine: tuple[float, float] = (0.35, 7.0)

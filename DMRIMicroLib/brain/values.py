@@ -67,7 +67,7 @@ RANGES: dict[str, dict[str, Range]] = {
         "d_extra_par": Range(1.5, 2.2, _NOVIKOV),
         "perp_ratio": Range(0.26, 0.50, _NOVIKOV),
         "radius": Range(4.0, 8.0, _CHOSEN),
-        "odi": Range(0.03, 0.32, _ZHANG),
+        "odi": Range(0.04, 0.36, _ZHANG),
         "isotropic": Range(0.0, 0.08, _CHOSEN),
         "tangential": Range(0.0, 0.0, "of cortex only"),
     },
