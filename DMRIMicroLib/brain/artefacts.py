@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .directions import small_rotation
@@ -86,14 +89,20 @@ def line_response(
     partial : float
         0.5 to 1: share of k-space that is measured.
     """
+    real, imaginary = _line_response(count, out, kept, partial)
+    return like.new_tensor(real), like.new_tensor(imaginary)
+
+
+@lru_cache(maxsize=64)
+def _line_response(
+    count: int, out: int, kept: float, partial: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     high = math.floor(kept * (out - 1) / 2)
     low = -math.floor((2 * partial - 1) * high)
-    frequency = torch.arange(low, high + 1, dtype=torch.float64)
-    there = (torch.arange(out, dtype=torch.float64) + 0.5) / out
-    here = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    angle = 2 * math.pi * (there[:, None] - here[None])[..., None] * frequency
-    real, imaginary = angle.cos().sum(-1) / count, angle.sin().sum(-1) / count
-    return real.to(like), imaginary.to(like)
+    frequency = np.arange(low, high + 1)
+    there, here = (np.arange(out) + 0.5) / out, (np.arange(count) + 0.5) / count
+    angle = 2 * np.pi * (there[:, None] - here)[..., None] * frequency
+    return np.cos(angle).sum(-1) / count, np.sin(angle).sum(-1) / count
 
 
 def through_k_space(
@@ -136,8 +145,10 @@ def draw_ghost(generator: torch.Generator, strength: float) -> Ghost:
 
 def add_ghost(images: Tensor, ghost: Ghost, phase: int) -> Tensor:
     """Magnitude with the image of half the field of view away added: (k, x, y, z)."""
-    there = ghost.level * images.roll(images.shape[1 + phase] // 2, 1 + phase)
-    return torch.hypot(images + math.cos(ghost.phase) * there, math.sin(ghost.phase) * there)
+    there = images.roll(images.shape[1 + phase] // 2, 1 + phase)
+    real, imaginary = math.cos(ghost.phase), math.sin(ghost.phase)
+    here = torch.add(images, there, alpha=ghost.level * real)
+    return torch.hypot(here, there.mul_(ghost.level * imaginary))
 
 
 @dataclass(frozen=True, eq=False)

@@ -123,7 +123,7 @@ def draw_scanner(
         noise_profile=config.noise_profile * u[9],
         ringing=u[10] >= config.boxes,
         kept=1.0 if u[11] < 0.5 else 0.75 + 0.25 * u[12],
-        partial=(1.0, 0.875, 0.75, 0.625)[int(4 * u[13])],
+        partial=(1.0, 0.875, 0.8, 0.75)[int(4 * u[13])],
         phase=int(u[14] < 0.8),
         bias=config.bias * u[15],
         transmit=0.06 * field * (0.5 + 0.5 * u[16]),

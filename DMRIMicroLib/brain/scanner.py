@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,8 +20,11 @@ from .relaxation import unweighted, water_snr
 from .sampling import Sampled, sample
 from .volume import StateVolume
 
-BLOCK = 16
-"""Volumes that are under way together."""
+BLOCK = 4
+"""Volumes that are under way together: few, so that their memory is used again, not asked for."""
+
+PRODUCT = 32
+"""Volumes whose signals are one matrix product."""
 
 USUAL_TE = 80.0
 """Echo time [ms] of an acquisition that does not tell its own."""
@@ -178,13 +182,11 @@ def observe(
     drawn = _draw(acquisition, scanner, generator)
     grid = grid_of(volume, scanner)
     bright = unweighted(volume, scanner.field, acquisition.TE or USUAL_TE, scanner.TR)
-    factor = artefacts.transmit_field(scanner.transmit, grid.shape, bright)
-    factor = factor * artefacts.bias_field(drawn.bias, grid.shape, bright)
     sigma = artefacts.noise_profile(scanner.noise_profile, grid.shape, bright)
     sigma = sigma / water_snr(scanner.field, scanner.voxel, scanner.sensitivity)
-    signal = bright.new_zeros(len(acquisition), *grid.shape)
+    chain = _Chain(scanner, grid, drawn, sigma, _generator_on(bright.device, generator))
     fine = _fine(grid, volume) if scanner.ringing else grid
-    noise = _generator_on(bright.device, generator)
+    signal = bright.new_zeros(len(acquisition), *grid.shape)
     mask = None
     for pose, turn in enumerate(drawn.motion.turn):
         volumes = (drawn.motion.pose == pose).nonzero()[:, 0]
@@ -193,26 +195,50 @@ def observe(
         head = replace(volume, affine=drawn.motion.moved(volume.affine, volume.mask.shape, pose))
         sampled = sample(head, bright, fine, _turned(drawn.played.subset(volumes.numpy()), turn))
         mask = _mask(sampled, fine, grid) if mask is None else mask
-        for rows, part in sampled.parts(BLOCK):
+        for rows, images in _images(sampled, fine):
             numbers = volumes.to(rows.device)[rows]
-            images = _image(part, sampled, fine)
-            if scanner.ringing:
-                plane = grid.shape[:2]
-                images = artefacts.through_k_space(
-                    images, plane, scanner.kept, scanner.partial, scanner.phase
-                )
-            images = images * factor
-            if scanner.ghost:
-                images = artefacts.add_ghost(images, drawn.ghost, scanner.phase)
-            images = artefacts.drop_slices(images, numbers, drawn.dropouts)
-            if math.isfinite(scanner.sensitivity):
-                images = corrupt(images, sigma, draw(images.shape, images, scanner.coils, noise))
-            signal[numbers] = images
+            signal[numbers] = chain(images, numbers)
     if scanner.level:
         signal = signal.mul_(scanner.level).round_()
     assert mask is not None
     level = scanner.level or 1.0
     return Observation(signal, mask, grid, acquisition, sigma * level, level)
+
+
+class _Chain:
+    """What happens to the images of a few volumes on their way out of a scanner."""
+
+    def __init__(
+        self, scanner: Scanner, grid: Grid, drawn: _Drawn, sigma: Tensor, noise: torch.Generator
+    ) -> None:
+        self.scanner, self.grid, self.drawn = scanner, grid, drawn
+        self.sigma, self.noise = sigma, noise
+        transmit = artefacts.transmit_field(scanner.transmit, grid.shape, sigma)
+        self.factor = transmit * artefacts.bias_field(drawn.bias, grid.shape, sigma)
+
+    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """Noise-free images (k, x, y, z) of volumes (k,) -> as measured, on the scanner's grid."""
+        scanner, drawn = self.scanner, self.drawn
+        if scanner.ringing:
+            images = artefacts.through_k_space(
+                images, self.grid.shape[:2], scanner.kept, scanner.partial, scanner.phase
+            )
+        images = images * self.factor
+        if scanner.ghost:
+            images = artefacts.add_ghost(images, drawn.ghost, scanner.phase)
+        images = artefacts.drop_slices(images, numbers, drawn.dropouts)
+        if math.isinf(scanner.sensitivity):
+            return images
+        return corrupt(images, self.sigma, draw(images.shape, images, scanner.coils, self.noise))
+
+
+def _images(sampled: Sampled, grid: Grid) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield volume numbers (k,) and their images (k, x, y, z), good until the next are asked."""
+    images = sampled.s0.new_zeros(BLOCK, math.prod(grid.shape))
+    for volumes, signal in sampled.parts(PRODUCT):
+        for rows, few in zip(volumes.split(BLOCK), signal.split(BLOCK), strict=True):
+            images[: len(few), sampled.voxels] = few  # the rest stays 0
+            yield rows, images[: len(few)].view(-1, *grid.shape)
 
 
 @dataclass(frozen=True, eq=False)
