@@ -28,6 +28,7 @@ from .arguments import (
     model_names,
     parse_volumes,
 )
+from .cli_simulate import simulate
 from .errors import Cancelled, DMRIMicroError, InputError
 from .maps import said_once, voxel_remarks
 from .scan import Scan
@@ -246,6 +247,9 @@ def demo(
     image, mask = fetch()
     fit(image, out=out, mask=mask, models="all", uncertainty=True, **TIMING)
     typer.echo(f"report: {out / 'report.html'}")
+
+
+app.command()(simulate)
 
 
 def describe(scan: Scan) -> dict:

@@ -37,16 +37,31 @@ def method_for(
 
 @method_for.register
 def _(model: LinearModel, acq, options, device, dtype) -> Method:
+    """Least squares; by likelihood if asked for, or else the uncertainty knows the difference."""
     weighted = options.method == "wls"
-    solver = WeightedLeastSquares(
-        model.design(acq),
-        options.iterations if weighted else 0,
-        robust=options.robust,
-        likelihood=_likelihood(options) if weighted and options.likelihood == "rician" else None,
-        device=device,
-        dtype=dtype,
-    )
-    return lambda signal, sigma: solver.fit(signal, covariance=options.uncertainty, sigma=sigma)
+
+    def solver(likelihood: Likelihood | None) -> WeightedLeastSquares:
+        return WeightedLeastSquares(
+            model.design(acq),
+            options.iterations if weighted else 0,
+            robust=options.robust,
+            likelihood=likelihood,
+            device=device,
+            dtype=dtype,
+        )
+
+    likely = solver(_likelihood(options)) if weighted and options.likelihood != "gaussian" else None
+    if likely is not None and options.likelihood == "rician":
+        return lambda signal, sigma: likely.fit(signal, options.uncertainty, sigma)
+    least = solver(None)
+
+    def fit(signal: Tensor, sigma: Tensor | None) -> Fitted:
+        found = least.fit(signal, options.uncertainty, sigma)
+        if not options.uncertainty or likely is None or sigma is None:
+            return found
+        return replace(found, unbiased=likely.fit(signal, sigma=sigma).parameters)
+
+    return fit
 
 
 @method_for.register

@@ -40,6 +40,9 @@ def outcome(model: Model, found: Fitted) -> Outcome:
     known = found.deviations or {}
     if found.covariance is not None:
         known = _propagated(model, found.parameters, found.covariance)
+    if found.unbiased is not None:
+        other = model.derive(found.unbiased)
+        known = {name: torch.hypot(sd, other[name] - derived[name]) for name, sd in known.items()}
     deviations = {m.name: _held(m, known[m.name])[None] for m in model.metrics if m.name in known}
     flags = torch.full_like(found.good, Flag.GOOD, dtype=torch.uint8)
     if found.converged is not None:

@@ -25,6 +25,9 @@ class Fitted:
     deviations : dict of name to (n,) tensor, optional
         Standard deviations of the scalar metrics, from solvers that know them without the
         covariance.
+    unbiased : (p, n) tensor, optional
+        What another estimate says, which the noise floor does not bias: how far its metrics are
+        away is part of their uncertainty.
     """
 
     parameters: Tensor
@@ -33,3 +36,4 @@ class Fitted:
     converged: Tensor | None = None
     covariance: Tensor | None = None
     deviations: dict[str, Tensor] | None = None
+    unbiased: Tensor | None = None
