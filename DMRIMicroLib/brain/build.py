@@ -137,7 +137,7 @@ def to_template(icbm: Image, template: Image) -> Warp:
         for tissue, (mean, _) in zip(icbm.data, (FA_OF[0], FA_OF[1], FA_OF[3]), strict=True)
     )
     coarse = sample(Image(like_fa, icbm.affine), world(template.affine, template.data.shape))
-    return register(Image(coarse, template.affine), template)
+    return register(Image(coarse, template.affine), template, gentle=True)
 
 
 def locate(name: str, orientation: Path, template: Image) -> Person:
