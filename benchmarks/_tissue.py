@@ -51,7 +51,7 @@ class Tissue:
     model : str
         The model that is to be fitted.
     truth : dict of metric name to (n,) array
-        Empty where only the estimator defines it: `accuracy.truth_of` then computes it.
+        Empty where only the estimator defines it: `accuracy.truth_of` then gives it.
     signal : (n, m) array
         Noise-free, 1 without weighting.
     water : (n,) array

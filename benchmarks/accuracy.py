@@ -15,7 +15,7 @@ import sys
 import _amico
 import _tissue
 import numpy as np
-from _common import PROTOCOLS, Results, errors, rounded, synthetic
+from _common import PROTOCOLS, S0, Results, errors, rounded, synthetic
 
 SNR = (10, 20, 30, 50)
 ESTIMATORS = ("dti", "dki", "mapmri")
@@ -32,14 +32,27 @@ OF_TISSUE = ("NDI", "ODI", "FA_t")
 SEED = 2026
 
 
+QUIET = 1e-4 * S0
+"""Noise that is told of noise-free signals: a fit must not take it for a noise floor."""
+
+
+def ways_of(model: str) -> dict[str, dict]:
+    """Name of each way to fit -> options. Linear models are fitted by least squares by default."""
+    other = "rician" if model in ("dti", "dki") else "gaussian"
+    return {"default": {}, other: {"likelihood": other}}
+
+
 def tissue_for(model: str, acq, n: int) -> _tissue.Tissue:
-    """Voxels to fit a model to, with the truth of its metrics."""
+    """Voxels to fit a model to; what only an estimator defines is left to `truth_of`."""
     rng = np.random.default_rng(SEED)
+    return _tissue.KINDS.get(model, _tissue.mixed)(acq, n, rng)
+
+
+def truth_of(model: str, tissue: _tissue.Tissue, acq, options: dict) -> dict[str, np.ndarray]:
+    """Truth of the metrics: that of the tissue, or what the estimator makes of it without noise."""
     if model not in ESTIMATORS:
-        return _tissue.KINDS[model](acq, n, rng)
-    tissue = _tissue.mixed(acq, n, rng)
-    truth = by_us(model, synthetic(tissue.signal, acq, None, 0))[0]
-    return _tissue.Tissue(model, truth, tissue.signal, tissue.water)
+        return tissue.truth
+    return by_us(model, synthetic(tissue.signal, acq, None, 0), sigma=QUIET, **options)[0]
 
 
 def by_us(model: str, scan, **options) -> tuple[dict[str, np.ndarray], dict[str, int]]:
@@ -53,29 +66,15 @@ def by_us(model: str, scan, **options) -> tuple[dict[str, np.ndarray], dict[str,
     return values, flags
 
 
-def methods(model: str) -> dict:
-    """Name of each way to fit -> function of a scan that gives metrics and flags."""
-    if model in ESTIMATORS:
-        return {"default": lambda scan: by_us(model, scan)}
-    ways = {
-        "default": lambda scan: by_us(model, scan),
-        "gaussian": lambda scan: by_us(model, scan, likelihood="gaussian"),
-    }
-    if model == "noddi" and _amico.available():
-        ways["AMICO"] = lambda scan: (_amico.fit(scan.signal[:, 0, 0], scan.acquisition).maps, {})
-    return ways
-
-
-def judge(tissue: _tissue.Tissue, found: dict[str, np.ndarray]) -> dict:
+def judge(truth: dict, water: np.ndarray, found: dict[str, np.ndarray]) -> dict:
     """Errors of every metric of the tissue."""
-    out = {}
-    for name, truth in tissue.truth.items():
+    out, most = {}, water < 0.5
+    for name, true in truth.items():
         if name not in OF_TISSUE:
-            out[name] = errors(found[name], truth)
+            out[name] = errors(found[name], true)
             continue
-        out[name] = errors(found[name], truth, 1 - tissue.water)
-        most = tissue.water < 0.5
-        out[f"{name}, FWF < 0.5"] = errors(found[name][most], truth[most])
+        out[name] = errors(found[name], true, 1 - water)
+        out[f"{name}, FWF < 0.5"] = errors(found[name][most], true[most])
     return out
 
 
@@ -84,19 +83,31 @@ def run(options: argparse.Namespace) -> Results:
     for protocol in options.protocols:
         acq = PROTOCOLS[protocol]()
         for model in options.models or WHERE[protocol]:
-            ways, tissue = methods(model), None
-            for snr in options.snr:
-                for way, work in ways.items():
-                    key = (protocol, model, f"SNR {snr}", way)
-                    if results.has(*key):
-                        continue
-                    tissue = tissue or tissue_for(model, acq, options.voxels)
-                    scan = synthetic(tissue.signal, acq, snr, SEED + snr)
-                    found, flags = work(scan)
-                    entry = {"voxels": options.voxels, **judge(tissue, found)}
-                    results.put(*key, value={**entry, "flags": flags} if flags else entry)
-                    print(*key, file=sys.stderr, flush=True)
+            cell(results, protocol, acq, model, options)
     return results
+
+
+def cell(results: Results, protocol: str, acq, model: str, options: argparse.Namespace) -> None:
+    """Run one model on one protocol, with every noise level and in every way."""
+    tissue, ways = None, dict(ways_of(model))
+    if model == "noddi" and _amico.available():
+        ways["AMICO"] = {}
+    for way, more in ways.items():
+        truth = None
+        for snr in options.snr:
+            key = (protocol, model, f"SNR {snr}", way)
+            if results.has(*key):
+                continue
+            tissue = tissue or tissue_for(model, acq, options.voxels)
+            truth = truth or truth_of(model, tissue, acq, more)
+            scan = synthetic(tissue.signal, acq, snr, SEED + snr)
+            if way == "AMICO":
+                found, flags = _amico.fit(scan.signal[:, 0, 0], acq).maps, {}
+            else:
+                found, flags = by_us(model, scan, **more)
+            entry = {"voxels": options.voxels, **judge(truth, tissue.water, found)}
+            results.put(*key, value={**entry, "flags": flags} if flags else entry)
+            print(*key, file=sys.stderr, flush=True)
 
 
 def against_amico(content: dict) -> dict:
