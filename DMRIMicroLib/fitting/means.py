@@ -8,6 +8,7 @@ from torch import Tensor
 from ..acquisition import Acquisition
 from ..physics.noise import expectation, underlying, variance
 from ..physics.sh import fit_matrix, sh_basis
+from ..table import count_directions
 from .robust import ROBUST_PASSES, outlier_weights
 
 ORDERS = ((30, 4), (12, 2), (1, 0))
@@ -92,7 +93,8 @@ def _without_floor(
     bend = torch.where(true > 0, (1 / slope).clamp(max=STEEPEST), 0) - 1
     gain = 1 + bend @ smoother.T
     left = (gain.square() * variance(true, sigma, coils)).mean(1) / sigma[:, 0].square()
-    return mean - (smooth - true).mean(1), 1 / left.clamp(min=torch.finfo(mean.dtype).tiny)
+    # below the floor the correction cancels the noise, but nothing is known the better for it
+    return mean - (smooth - true).mean(1), 1 / left.clamp(min=1)
 
 
 def _smoother(acquisition: Acquisition, group: Tensor, weighted: bool) -> Tensor:
@@ -101,5 +103,6 @@ def _smoother(acquisition: Acquisition, group: Tensor, weighted: bool) -> Tensor
     if not weighted:
         return torch.full((m, m), 1 / m, dtype=torch.float64)
     directions = torch.tensor(acquisition.bvecs)[group]
-    order = next(order for least, order in ORDERS if m >= least)
+    distinct = count_directions(acquisition.bvecs[group.numpy()])
+    order = next(order for least, order in ORDERS if distinct >= least)
     return (sh_basis(directions, order) @ fit_matrix(directions, order)).T

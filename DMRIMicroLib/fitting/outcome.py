@@ -71,15 +71,22 @@ def _held(metric: Metric, deviation: Tensor) -> Tensor:
 
 
 def _propagated(model: Model, parameters: Tensor, covariance: Tensor) -> dict[str, Tensor]:
-    """Compute standard deviations by the delta method: sd2 = g' C g, g the metric's gradient."""
+    """Compute standard deviations by the delta method: sd2 = g' C g, g the metric's gradient.
+
+    To this a model adds the second-order terms that it knows to matter.
+    """
     leaf = parameters.detach().requires_grad_()
     with torch.enable_grad():
         derived = model.derive(leaf)
+    curvature = model.curvature(parameters, covariance)
     out = {}
     for metric in model.metrics:
         if metric.kind != "scalar":
             continue
         (gradient,) = torch.autograd.grad(derived[metric.name].sum(), leaf, retain_graph=True)
         variance = torch.einsum("pn,pqn,qn->n", gradient, covariance, gradient)
-        out[metric.name] = variance.clamp(min=0).sqrt()
+        variance = variance.clamp(min=0)
+        if metric.name in curvature:
+            variance = variance + curvature[metric.name]
+        out[metric.name] = variance.sqrt()
     return out

@@ -24,6 +24,23 @@ class Prior:
     mean: Tensor
     precision: Tensor
 
+    @property
+    def informed(self) -> Tensor:
+        """Number of parameters, (n,) or (1,), of which something is known."""
+        return (self.precision.diagonal().T > 0).sum(0)
+
+    def like(self, tensor: Tensor) -> Prior:
+        """Return the prior in the type and on the device of `tensor`."""
+        return Prior(self.mean.to(tensor), self.precision.to(tensor))
+
+    def turned(self, start: Tensor, directions: list[slice]) -> Tensor:
+        """Turn directions of a start (p, n), which have no sign, to the side of the prior's."""
+        start = start.clone()
+        for rows in directions:
+            against = (start[rows] * self.mean[rows]).sum(0) < 0
+            start[rows] = torch.where(against, -start[rows], start[rows])
+        return start
+
     def at(self, index: Tensor) -> Prior:
         """Prior of some of the voxels."""
         return Prior(

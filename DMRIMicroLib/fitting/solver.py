@@ -133,7 +133,6 @@ class LevenbergMarquardt:
         covariance : bool
             Whether to compute it (Laplace approximation).
         """
-        m = signal.shape[1]
         usable = torch.isfinite(signal) & (signal > 0 if counts is None else counts > 0)
         count = usable.sum(1, dtype=torch.int32)
         y = torch.where(usable, signal, 0).T.contiguous()
@@ -142,8 +141,11 @@ class LevenbergMarquardt:
             weight = weight * counts.T
         if start is None:
             start = self.model.start(self.acquisition, torch.where(weight > 0, y, 0.01))
-        problem = _Problem(self, y, weight, _as_row(sigma, y), prior or declared(self.model, y))
+        prior = declared(self.model, y) if prior is None else prior.like(y)
+        problem = _Problem(self, y, weight, _as_row(sigma, y), prior)
         starts = start[None] if start.ndim == 2 else start
+        if prior is not None:
+            starts = torch.stack([prior.turned(x, self.directions) for x in starts])
         best = problem.solve(starts[0])
         for other in starts[1:]:
             rival = problem.solve(other)
@@ -154,9 +156,17 @@ class LevenbergMarquardt:
             problem.weight = weight * outlier_weights(residual, weight > 0, problem.sigma)
             best = problem.solve(best.x)
         good = torch.isfinite(best.x.sum(0)) & torch.isfinite(best.cost)
-        good &= count >= min(m, len(self.span) - len(self.directions))
+        told = self._told(weight > 0, problem.prior)
+        good &= told >= len(self.span) - len(self.directions)
         found = Fitted(best.x, good, count, converged=~best.moving)
         return replace(found, covariance=problem.covariance(best)) if covariance else found
+
+
+    def _told(self, usable: Tensor, prior: Prior | None) -> Tensor:
+        """Count what speaks about the parameters: weighted samples, b0 as one, known priors."""
+        b0 = torch.from_numpy(self.acquisition.is_b0).to(usable.device)
+        told = usable[~b0].sum(0) + usable[b0].any(0)
+        return told if prior is None else told + prior.informed
 
 
 @dataclass
@@ -304,22 +314,13 @@ class _Problem:
         s = self.solver
         known = RANGE_INFORMATION / self.span**2
         if self.prior is not None:  # the prior says all that is known beforehand
-            told = (self.prior.precision.diagonal().T > 0).any(-1, keepdim=True)
-            known = torch.where(told, 0, known)
+            known = torch.where(self.prior.precision.diagonal().T > 0, 0, known)
         scale = self._noise_scale(state.cost)
         limits = {"low": self.low, "high": self.high, "directions": s.directions}
+        every = (state.normal, state.gradient, state.x, scale, known.expand_as(state.x))
+        blocks = zip(*(v.split(self._block(), dim=-1) for v in every), strict=True)
         return torch.cat(
-            [
-                laplace(n / k, g / k, x, known=known, **limits)
-                for n, g, x, k in zip(
-                    *(
-                        v.split(self._block(), dim=-1)
-                        for v in (state.normal, state.gradient, state.x, scale)
-                    ),
-                    strict=True,
-                )
-            ],
-            dim=-1,
+            [laplace(n / k, g / k, x, known=i, **limits) for n, g, x, k, i in blocks], dim=-1
         )
 
 

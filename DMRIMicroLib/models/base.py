@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from threading import Lock
 from typing import ClassVar
 
 import torch
@@ -12,6 +13,9 @@ from torch.func import jvp, vmap
 
 from ..acquisition import Acquisition
 from ..metric import Metric
+
+_forward_mode = Lock()
+"""Held while differentiating forwards: PyTorch counts its nesting for all threads together."""
 
 
 class Model(ABC):
@@ -50,6 +54,13 @@ class Model(ABC):
     @abstractmethod
     def derive(self, parameters: Tensor) -> dict[str, Tensor]:
         """Compute the metrics: (p, n) parameters -> name to (n,) or (channels, n)."""
+
+    def curvature(self, parameters: Tensor, covariance: Tensor) -> dict[str, Tensor]:
+        """Variance of the metrics that their gradients miss: (p, n), (p, p, n) -> name to (n,).
+
+        What second-order terms add to the delta method, of metrics where that is not negligible.
+        """
+        return {}
 
     def undetermined(self, metrics: dict[str, Tensor]) -> Tensor | None:
         """Mark voxels whose metrics mean nothing (NDI where all is free water): (n,) bool."""
@@ -158,7 +169,8 @@ class NonlinearModel(Model):
             return jvp(lambda x: self.signal(acq, x), (parameters,), (tangent,))
 
         eye = torch.eye(len(parameters), dtype=parameters.dtype, device=parameters.device)
-        signal, jacobian = vmap(along, out_dims=(None, 0))(eye)
+        with _forward_mode:
+            signal, jacobian = vmap(along, out_dims=(None, 0))(eye)
         return signal, jacobian
 
 
