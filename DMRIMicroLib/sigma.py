@@ -30,11 +30,14 @@ class Noise:
         How it was found, in words.
     map : (x, y, z) float32 array, optional
         Voxel by voxel, positive everywhere: `sigma` where it was not measured.
+    rough : bool
+        Whether it may be several times too high: good for a first idea, not for a likelihood.
     """
 
     sigma: float
     method: str
     map: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    rough: bool = False
 
     @classmethod
     def or_none(cls, sigma: float, method: str) -> Noise | None:

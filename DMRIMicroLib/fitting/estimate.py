@@ -18,13 +18,21 @@ from ..errors import InputError
 from ..maps import Map, MapSet
 from ..masking import brain_mask
 from ..metric import Flag
-from ..models import LinearModel, Model, choose
+from ..models import LinearModel, Model, NonlinearModel, choose
 from ..models.framed import FramedModel
 from ..scan import Noise, Scan
 from ..version import __version__
 from .linear import REDUNDANCY
+from .methods import UNKNOWN_NOISE
 from .options import Options
 from .run import BATCH_VOXELS, Found, Progress, Run, Step
+
+UNKNOWN = (
+    "the noise of this scan is not known (that takes repeated b0 volumes, or a shell of 8 "
+    f"directions): nonlinear models take it for Gaussian, {UNKNOWN_NOISE:.0%} of S0 where a prior "
+    "is to be weighed; give it with --noise (sigma= in Python)"
+)
+"""Told with the maps."""
 
 
 def fit(
@@ -124,9 +132,17 @@ def _options(given: dict[str, Any]) -> Options:
 
 
 def _noise(scan: Scan, options: Options) -> Noise | None:
+    """Return the noise that the fit may rely on; None where it is not known well enough."""
     if options.sigma is not None:
         return Noise(options.sigma, "given by the user")
-    return scan.noise
+    noise = None if scan.noise is None or scan.noise.rough else scan.noise
+    if noise is None and options.likelihood == "rician":
+        raise InputError(
+            "a Rician likelihood needs the noise, and this scan does not tell it",
+            'Give sigma (--noise NUMBER), measure it (--noise pca), or leave likelihood at "auto".',
+            file=scan.source,
+        )
+    return noise
 
 
 def _per_voxel(noise: Noise, scan: Scan) -> torch.Tensor:
@@ -210,7 +226,9 @@ def _provenance(
     fingerprint: str,
 ) -> dict[str, Any]:
     acq, volumes = scan.acquisition, run.volumes
-    notes = [*scan.notes, *(f"{run.model.name}: {c}" for c in run.model.cautions(run.acquisition))]
+    unknown = [UNKNOWN] if noise is None and isinstance(run.model, NonlinearModel) else []
+    cautions = [f"{run.model.name}: {c}" for c in run.model.cautions(run.acquisition)]
+    notes = [*scan.notes, *unknown, *cautions]
     if len(volumes) < len(acq):
         kept = acq.subset(volumes)
         notes.append(

@@ -76,11 +76,14 @@ def _(model: FramedModel, acq, options, device, dtype) -> Method:
 def _(model: NonlinearModel, acq, options, device, dtype) -> Method:
     baselines = torch.tensor(acq.is_b0.nonzero()[0])
     solver = LevenbergMarquardt(model, acq, _likelihood(options), robust=options.robust)
+    # a noise that is only assumed has no floor that could be known
+    plain = LevenbergMarquardt(model, acq, Likelihood("gaussian"), robust=options.robust)
 
     def fit(signal: Tensor, sigma: Tensor | None) -> Fitted:
+        chosen = plain if sigma is None else solver
         relative, sigma, has_s0 = _divide(signal, sigma, baselines.to(signal.device))
         sigma = _assumed(sigma, model, relative)
-        found = solver.fit(relative, sigma, covariance=options.uncertainty)
+        found = chosen.fit(relative, sigma, covariance=options.uncertainty)
         return _only(found, has_s0)
 
     return fit

@@ -49,9 +49,14 @@ class Options:
             if (value := getattr(self, name)) not in choices:
                 raise InputError(f"{name} is {value!r}", f"Choose {' or '.join(choices)}.")
         for name, high in (("iterations", 20), ("coils", 128)):
-            if not 1 <= (value := getattr(self, name)) <= high:
-                raise InputError(f"{name} is {value}", f"Choose 1 to {high}.")
-        if self.sigma is not None and not self.sigma > 0:
+            value = getattr(self, name)
+            if isinstance(value, bool) or int(value) != value or not 1 <= value <= high:
+                raise InputError(f"{name} is {value}", f"Choose a whole number from 1 to {high}.")
+        if self.method == "ols" and self.likelihood == "rician":
+            raise InputError(
+                "ordinary least squares know no likelihood", 'Choose method "wls", or another one.'
+            )
+        if self.sigma is not None and (isinstance(self.sigma, bool) or not self.sigma > 0):
             raise InputError(
                 f"sigma is {self.sigma}", "Give a positive standard deviation, or leave it out."
             )
