@@ -16,6 +16,10 @@ from .table import B0_THRESHOLD, check_bvals, check_bvecs, count_directions, vol
 SHELL_TOLERANCE = 80.0
 """b-values closer than this [s/mm2] chain into one shell (MRtrix3 uses the same width)."""
 
+LEAST_TIME = {"delta": 0.5, "Delta": 0.5, "TE": 5.0}
+"""Times [ms] below which a value was not given in ms: BIDS writes seconds, and no scanner is so
+fast (a delta of 0.02 s is 20 ms)."""
+
 
 @dataclass(frozen=True)
 class Shell:
@@ -57,7 +61,8 @@ class Acquisition:
     Raises
     ------
     InputError
-        If counts differ, a value is not finite or negative, or a direction is not a unit vector.
+        If counts differ, a value is not finite or negative, a direction is not a unit vector, or
+        a time is not one in ms.
     """
 
     bvals: NDArray[np.float64]
@@ -74,12 +79,28 @@ class Acquisition:
             array.setflags(write=False)
         object.__setattr__(self, "bvals", b)
         object.__setattr__(self, "bvecs", g)
-        for name in ("delta", "Delta", "TE"):
+        self._check_timing()
+
+    def _check_timing(self) -> None:
+        for name, least in LEAST_TIME.items():
             value = getattr(self, name)
-            if value is not None and not (np.isfinite(value) and value > 0):
+            if value is None:
+                continue
+            if not (np.isfinite(value) and value > 0):
                 raise InputError(
                     f"{name} is {value} ms", "Give a positive time in ms, or leave it out."
                 )
+            if value < least:
+                raise InputError(
+                    f"{name} is {value:g} ms, which is too short",
+                    f"Give ms, not s: {value:g} s are {1e3 * value:g} ms.",
+                )
+        if self.delta is not None and self.Delta is not None and self.Delta < self.delta:
+            raise InputError(
+                f"Delta is {self.Delta:g} ms and delta {self.delta:g} ms",
+                "Delta, from the start of one gradient to that of the other, cannot be shorter "
+                "than delta, the duration of each: are they swapped?",
+            )
 
     def __len__(self) -> int:
         return len(self.bvals)
@@ -211,6 +232,8 @@ class Needs:
         Highest b-value that is at least needed [s/mm2].
     timing : bool
         Whether delta and Delta must be known.
+    directions_per_shell : int
+        Distinct directions that each of `shells` shells must have by itself.
     """
 
     volumes: int = 1
@@ -218,6 +241,7 @@ class Needs:
     directions: int = 1
     b_max: float = 0.0
     timing: bool = False
+    directions_per_shell: int = 1
 
     def missing(self, acquisition: Acquisition) -> tuple[str, ...]:
         """Say what `acquisition` lacks; empty if nothing."""
@@ -234,6 +258,13 @@ class Needs:
         if len(shells) < self.shells:
             have = ", ".join(f"b{round(s.b)}" for s in shells) or "none"
             lacks.append(f"{self.shells} non-zero shells (there are {len(shells)}: {have})")
+        full = sum(s.directions >= self.directions_per_shell for s in shells)
+        if full < self.shells <= len(shells):
+            have = ", ".join(f"b{round(s.b)}: {s.directions}" for s in shells)
+            lacks.append(
+                f"{self.directions_per_shell} distinct directions in each of {self.shells} "
+                f"non-zero shells (there are {have})"
+            )
         if (count := count_directions(acquisition.bvecs[weighted])) < self.directions:
             lacks.append(f"{self.directions} distinct directions (there are {count})")
         if self.b_max and (not shells or shells[-1].b < self.b_max - SHELL_TOLERANCE):

@@ -90,3 +90,34 @@ def test_needs_names_what_is_lacking():
     two = protocol({1000.0: 15, 2000.0: 15})
     timed = Acquisition(two.bvals, two.bvecs, delta=20, Delta=40)
     assert Needs(volumes=22, shells=2, directions=15, b_max=2000, timing=True).missing(timed) == ()
+
+
+@pytest.mark.parametrize(
+    ("timing", "words"),
+    [
+        ({"delta": 30.0, "Delta": 20.0}, "Delta is 20 ms and delta 30 ms"),
+        ({"delta": 0.0162}, "delta is 0.0162 ms.*\n?.*ms, not s: 0.0162 s are 16.2 ms"),
+        ({"delta": 10.0, "Delta": 0.04}, "Delta is 0.04 ms"),
+        ({"TE": 0.089}, "TE is 0.089 ms"),
+        ({"TE": -80.0}, "TE is -80"),
+    ],
+)
+def test_timing_that_cannot_be_in_ms_is_refused(timing, words):
+    acq = protocol()
+    with pytest.raises(InputError, match=words):
+        Acquisition(acq.bvals, acq.bvecs, **timing)
+
+
+def test_gradients_may_follow_each_other_at_once():
+    acq = protocol()
+    assert Acquisition(acq.bvals, acq.bvecs, delta=20.0, Delta=20.0, TE=45.0).Delta == 20
+
+
+def test_directions_can_be_needed_in_every_shell():
+    needs = Needs(shells=2, directions=6, directions_per_shell=6)
+    uneven = protocol({1000.0: 30, 2000.0: 5})
+    assert needs.missing(uneven) == (
+        "6 distinct directions in each of 2 non-zero shells (there are b1000: 30, b2000: 5)",
+    )
+    assert needs.missing(protocol({1000.0: 30, 2000.0: 6, 3000.0: 2})) == ()
+    assert Needs(shells=2, directions=6).missing(uneven) == ()

@@ -138,6 +138,15 @@ def test_what_an_acquisition_lacks_is_said(model):
         assert any("shells" in lack for lack in model.missing(one_shell))
 
 
+@every_model
+def test_coplanar_directions_are_refused(model):
+    acq = rich()
+    flat = np.where(acq.is_b0[:, None], 0, acq.bvecs * [1, 1, 0])
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
+    lacks = model.missing(dataclasses.replace(acq, bvecs=flat @ random_turn().T))
+    assert any("degenerate" in lack for lack in lacks)
+
+
 @nonlinear_models
 def test_without_diffusion_weighting_the_signal_is_s0(model):
     acq, x = known_to(model, rich()), draw(model)

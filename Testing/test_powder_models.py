@@ -186,6 +186,17 @@ def test_few_directions_are_told(model):
     assert any("b = 3000 has 12 directions and needs 18" in text for text in model.cautions(few))
     enough = dataclasses.replace(protocol({1000.0: 6, 3000.0: 18}), delta=10, Delta=20)
     assert not any("directions" in text for text in model.cautions(enough))
+    many = protocol({b: 8 for b in (2000.0, 3000.0, 4000.0, 5000.0)})
+    (told,) = [text for text in model.cautions(many) if "few directions" in text]
+    assert "b = 5000 has 8 directions and needs 30, the worst of 4 such shells" in told
+
+
+@pytest.mark.parametrize("model", [SMT, MCSMT, SANDI], ids=["smt", "mcsmt", "sandi"])
+def test_a_shell_of_few_directions_does_not_count(model):
+    few = dataclasses.replace(protocol({1000.0: 30, 2000.0: 3}), delta=10, Delta=20)
+    assert any("6 distinct directions in each of 2" in lack for lack in model.missing(few))
+    more = dataclasses.replace(protocol({1000.0: 30, 2000.0: 12, 3000.0: 3}), delta=10, Delta=20)
+    assert model.missing(more) == ()
 
 
 def random_parameters(model, n: int = 400, margin: float = 0.1) -> torch.Tensor:

@@ -83,8 +83,10 @@ class LinearModel(Model):
 
     def missing(self, acq: Acquisition) -> tuple[str, ...]:
         """Say what `acq` lacks for this model; empty if it can be identified."""
-        if lacks := super().missing(acq):
-            return lacks
+        return super().missing(acq) or self.degenerate(acq)
+
+    def degenerate(self, acq: Acquisition) -> tuple[str, ...]:
+        """Say that b-values and directions leave unknowns open (coplanar ones, say), or nothing."""
         design = self.design(acq)
         scaled = design / design.norm(dim=0).clamp(min=1e-12)
         if torch.linalg.cond(scaled) > self.CONDITION_LIMIT:
@@ -138,6 +140,24 @@ class NonlinearModel(Model):
     """
 
     parameters: ClassVar[tuple[Parameter, ...]]
+
+    def missing(self, acq: Acquisition) -> tuple[str, ...]:
+        """Say what `acq` lacks for this model; empty if it can be identified.
+
+        A model that needs as many directions as a tensor needs them to determine one: coplanar
+        directions tell nothing of what is across their plane.
+        """
+        from .dti import DTI, NEEDS  # the tensor is a model itself
+
+        if lacks := super().missing(acq):
+            return lacks
+        if all(metric.needs.directions < NEEDS.directions for metric in self.metrics):
+            return ()
+        if DTI().degenerate(acq):
+            return (
+                "directions that determine a diffusion tensor (these are degenerate: coplanar?)",
+            )
+        return ()
 
     @property
     def size(self) -> int:

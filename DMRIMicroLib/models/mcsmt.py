@@ -16,12 +16,12 @@ from ..metric import Metric
 from ..physics.compartments import ball, stick_mean, zeppelin_mean
 from ..physics.weighting import weighting
 from .base import UNIFORM, Parameter, PowderModel
-from .powder import few_directions
+from .powder import LEAST_DIRECTIONS, few_directions
 from .slope import mean_and_slope
 from .smt import FREE
 from .starts import best_of_grid, evenly, mesh
 
-NEEDS = Needs(volumes=3, shells=2, directions=6)
+NEEDS = Needs(volumes=3, shells=2, directions=6, directions_per_shell=LEAST_DIRECTIONS)
 
 GRID = (evenly(0.03, 0.95, 20), evenly(0.15, 3.0, 20))
 """v and D of the search for a start: fine enough for one start to do (with an 8 x 7 grid 3 % of the

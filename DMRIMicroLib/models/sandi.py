@@ -21,11 +21,11 @@ from ..metric import Metric
 from ..physics.compartments import ball, sphere, sphere_diffusivity, stick_mean
 from ..physics.weighting import Weighting, weighting
 from .base import Parameter, PowderModel
-from .powder import few_directions
+from .powder import LEAST_DIRECTIONS, few_directions
 from .slope import mean_and_slope
 from .starts import best_of_grid, mesh
 
-NEEDS = Needs(volumes=3, shells=2, directions=6, timing=True)
+NEEDS = Needs(volumes=3, shells=2, directions=6, timing=True, directions_per_shell=LEAST_DIRECTIONS)
 
 ENOUGH_SHELLS, ENOUGH_B = 5, 4000.0
 """From this number of shells and highest b [s/mm2] on the data alone determine the model (S.

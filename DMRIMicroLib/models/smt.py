@@ -17,11 +17,11 @@ from ..physics.compartments import ball, zeppelin_mean
 from ..physics.weighting import weighting
 from .base import UNIFORM, Parameter, PowderModel
 from .dti import fractional_anisotropy
-from .powder import few_directions
+from .powder import LEAST_DIRECTIONS, few_directions
 from .slope import mean_and_slope
 from .starts import best_of_grid, evenly, mesh
 
-NEEDS = Needs(volumes=3, shells=2, directions=6)
+NEEDS = Needs(volumes=3, shells=2, directions=6, directions_per_shell=LEAST_DIRECTIONS)
 
 FREE = 3.05
 """Upper bound of the diffusivities [um2/ms]: free water at body temperature (Kaden et al.)."""
