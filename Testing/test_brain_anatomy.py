@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from DMRIMicroLib.brain import bundles, fibres, ownscan, shipped, sources
 from DMRIMicroLib.brain.anatomy import Anatomy, available, load_anatomy, save
-from DMRIMicroLib.brain.build import by_anisotropy
+from DMRIMicroLib.brain.build import by_anisotropy, like_reference
 from DMRIMicroLib.brain.cortex import radial
 from DMRIMicroLib.brain.nuclei import deep_region, with_deep
 from DMRIMicroLib.brain.register import Image, Warp, register, sample, still, world
@@ -333,6 +333,18 @@ def test_anisotropy_moves_tissue_but_makes_none():
     assert drawn[0].min() > 0.6
     np.testing.assert_allclose(drawn.sum(0), 0.9, atol=1e-5)
     np.testing.assert_array_equal(by_anisotropy(tissue, 0 * fa), tissue)
+
+
+def test_noisy_anisotropy_is_brought_to_the_reference():
+    rng = np.random.default_rng(6)
+    tissue = np.zeros((4, 8, 8, 8))
+    tissue[0, :4], tissue[1, 4:] = 1, 1
+    base = np.where(tissue[0] > 0, 0.45, 0.15) + 0.02 * rng.standard_normal((8, 8, 8))
+    noisy = 0.2 + 0.8 * base
+    noisy[0] = 0  # outside the field of view
+    out = like_reference(noisy, base, tissue)
+    np.testing.assert_allclose(out[1:], base[1:], atol=0.02)
+    assert not out[0].any()
 
 
 # bundles

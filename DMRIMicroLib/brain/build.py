@@ -184,7 +184,7 @@ def assemble(
     affine, shape = grid(GRID)
     fa, peaks = brought(person, affine, shape)
     if person is not reference:
-        fa, peaks = completed(fa, peaks, person, reference, affine, shape)
+        fa, peaks = completed(fa, peaks, reference, tissue)
     tissue = by_anisotropy(tissue, fa)
     brain = tissue.sum(0) > 0.02
     solid = brain & (tissue[0] + tissue[2] > 0.02)
@@ -231,15 +231,35 @@ def brought(person: Person, affine: NDArray, shape: tuple) -> tuple[NDArray, NDA
 
 
 def completed(
-    fa: NDArray, peaks: NDArray, person: Person, reference: Person, affine: NDArray, shape: tuple
+    fa: NDArray, peaks: NDArray, reference: Person, tissue: NDArray
 ) -> tuple[NDArray, NDArray]:
     """Add what a person's data lack: crossings, and all that lies outside the field of view."""
+    affine, shape = grid(GRID)
     base_fa, base_peaks = brought(reference, affine, shape)
     lost = (fa <= 0) & (base_fa > 0)
     seam = gaussian_filter(lost.astype(np.float32), COVERED / abs(affine[0, 0]))
     share = np.clip(2 * seam, 0, 1)
-    whole = fibres.with_crossings(peaks, base_peaks) if len(peaks) == 1 else peaks
+    whole = fibres.with_crossings(peaks[:1], base_peaks)
+    if len(peaks) > 1:  # few directions resolve few crossings: the person's own first
+        crossing = np.abs(peaks[1]).sum(0) > 0
+        whole = np.where(crossing, peaks, whole)
+    fa = like_reference(fa, base_fa, tissue)
     return (1 - share) * fa + share * base_fa, np.where(share > 0.5, base_peaks, whole)
+
+
+def like_reference(fa: NDArray, base: NDArray, tissue: NDArray) -> NDArray:
+    """Rescale FA so that white matter and cortex have the reference's medians.
+
+    Noise raises FA, most where it is low (C. Pierpaoli, P. J. Basser, Magn. Reson. Med. 36 (1996)
+    893-906), and people were scanned with different noise.
+    """
+    seen = (fa > 0) & (base > 0)
+    pure = [seen & (tissue[c] > 0.8) for c in (1, 0)]
+    if not all(region.any() for region in pure):
+        return fa
+    own, wanted = ([float(np.median(f[region])) for region in pure] for f in (fa, base))
+    slope = (wanted[1] - wanted[0]) / max(own[1] - own[0], 0.05)
+    return np.where(fa > 0, np.clip(wanted[0] + slope * (fa - own[0]), 0.01, 1), 0)
 
 
 def by_anisotropy(tissue: NDArray, fa: NDArray) -> NDArray[np.float32]:
