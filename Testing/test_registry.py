@@ -1,5 +1,7 @@
 """The registry: what it promises, and models of the user's own."""
 
+import inspect
+
 import numpy as np
 import pytest
 from phantom import protocol, ring_scan
@@ -118,6 +120,73 @@ def test_a_model_cannot_take_the_name_of_another(tmp_path, registry):
     with pytest.raises(InputError, match="there is a metric 'FA' already"):
         models.load_models(file)
     assert "my-ball" not in registry
+
+
+def test_a_model_is_found_by_its_own_spelling(tmp_path, registry):
+    file = tmp_path / "mine.py"
+    file.write_text(MINE.replace("my-ball", "MyBall"))
+    (mine,) = models.load_models(file)
+    assert models.get("MyBall") is mine
+    assert models.get("DTI") is registry["dti"]
+
+
+def test_loading_a_file_again_replaces_its_models_or_changes_nothing(tmp_path, registry):
+    file = tmp_path / "mine.py"
+    file.write_text(MINE)
+    models.load_models(file)
+    file.write_text(MINE.replace('"Ball"', '"Round"').replace("my_D", "my_D2"))
+    (mine,) = models.load_models(file)
+    assert registry["my-ball"] is mine
+    assert (mine.title, "my_D" in models.METRICS) == ("Round", False)
+    clash = MINE + "\n\nclass Other(Ball):\n    name = 'dti'\n"
+    file.write_text(clash)
+    before = dict(registry), dict(models.METRICS)
+    with pytest.raises(InputError, match=r"there is a (model|metric)"):
+        models.load_models(file)
+    assert (dict(registry), dict(models.METRICS)) == before
+
+
+def test_files_of_one_name_in_two_folders_are_kept_apart(tmp_path, registry):
+    for folder, name in (("a", "ball-a"), ("b", "ball-b")):
+        file = tmp_path / folder / "mine.py"
+        file.parent.mkdir()
+        file.write_text(MINE.replace("my-ball", name).replace("my_D", f"D_{folder}"))
+        models.load_models(file)
+    assert {"ball-a", "ball-b"} <= set(registry)
+    assert inspect.getfile(type(registry["ball-a"])) == str(tmp_path / "a" / "mine.py")
+
+
+def test_a_base_without_a_name_in_a_file_is_no_model(tmp_path, registry):
+    base = "class Base(NonlinearModel):\n    def signal(self, acq, parameters): ...\n"
+    base += "    def start(self, acq, signal): ...\n    def derive(self, parameters): ...\n\n\n"
+    text = MINE.replace("@dataclass", base + "@dataclass").replace(
+        "Ball(NonlinearModel)", "Ball(Base)"
+    )
+    (tmp_path / "mine.py").write_text(text)
+    assert [m.name for m in models.load_models(tmp_path / "mine.py")] == ["my-ball"]
+    (tmp_path / "mine.py").write_text(
+        MINE.replace("    def signal", "    d: float\n\n    def signal")
+    )
+    with pytest.raises(InputError, match="cannot be made without arguments"):
+        models.load_models(tmp_path / "mine.py")
+
+
+def test_models_that_cannot_be_told_apart_are_refused():
+    acq = protocol({1000.0: 12, 2000.0: 12})
+    assert len(models.choose(["noddi", models.NODDI()], acq)[0]) == 1
+    with pytest.raises(InputError, match="two different models have the name 'noddi'"):
+        models.choose([models.NODDI(d_par=1.7), models.NODDI(d_par=1.1)], acq)
+
+    class Twin(models.DTI):
+        name = "twin"
+
+    with pytest.raises(InputError, match="'dti' and 'twin' both have a metric 'FA'"):
+        models.choose(["dti", Twin()], acq)
+
+
+def test_kinds_of_models_can_be_derived_from():
+    assert issubclass(models.SMT, models.PowderModel)
+    assert issubclass(models.MAPMRI, models.FramedModel)
 
 
 def test_a_file_that_is_no_model_is_refused_in_words(tmp_path, registry):
