@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from .acquisition import Acquisition
 from .errors import InputError
-from .sigma import SHELL_DIRECTIONS, Noise, of_detail, of_repeats, of_shell
+from .sigma import SAMPLE_VOXELS, SHELL_DIRECTIONS, Noise, of_detail, of_repeats, of_shell
 from .table import volume_numbers
 
 READ_BYTES = 256 * 2**20
@@ -45,6 +46,8 @@ class Scan:
     measured_noise : Noise, optional
         Noise that was given, or measured by other means than `Scan.noise`'s own. Denoising keeps
         here the noise of before: it is what lifts magnitude signals, denoised or not.
+    origin : str, optional
+        `fingerprint` of the scan before its signal was processed.
 
     Raises
     ------
@@ -60,6 +63,7 @@ class Scan:
     source: Path | None = None
     notes: tuple[str, ...] = ()
     measured_noise: Noise | None = None
+    origin: str | None = None
 
     def __post_init__(self) -> None:
         shape = series_shape(self.signal, self.source)
@@ -97,6 +101,19 @@ class Scan:
     def voxel_size(self) -> tuple[float, float, float]:
         """Edge lengths of a voxel [mm]."""
         return tuple(float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))  # type: ignore[return-value]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 that tells one scan from another: affine and first b0 volume as they came."""
+        if self.origin is not None:
+            return self.origin
+        told = hashlib.sha256(np.round(self.affine, 4).tobytes())
+        told.update(self.volumes(np.flatnonzero(self.acquisition.is_b0)[:1]).tobytes())
+        return told.hexdigest()
+
+    def with_processed(self, signal: NDArray[np.float32], noise: Noise | None) -> Scan:
+        """Return the same scan with its signal processed: it keeps fingerprint and noise."""
+        return replace(self, signal=signal, measured_noise=noise, origin=self.fingerprint)
 
     def with_mask(self, mask: NDArray) -> Scan:
         """Return the same scan with another mask."""
@@ -150,8 +167,8 @@ class Scan:
 
         From the b0 repeats, their standard deviation; with a single b0, from what a tensor leaves
         unexplained of the lowest shell (`sigma.of_shell`); where there is no such shell, from the
-        b0 image's finest detail. Median over the mask, or over the bright half of the image when
-        there is no mask. None if there is no positive number.
+        b0 image's finest detail (`Noise.rough`). Median over the mask, or over the bright half of
+        the image when there is no mask. None if there is no positive number.
         """
         if self.measured_noise is not None:
             return self.measured_noise
@@ -165,9 +182,10 @@ class Scan:
         acq = self.acquisition
         shell = next((s for s in acq.shells if s.directions >= SHELL_DIRECTIONS), None)
         if shell is None:
-            return Noise.or_none(of_detail(self.b0), "fine detail of the single b0, at most")
+            detail = Noise.or_none(of_detail(self.b0), "fine detail of the single b0, at most")
+            return None if detail is None else replace(detail, rough=True)
         volumes = list(shell.indices)
-        sigma = of_shell(self.volumes(volumes)[inside], acq.bvecs[volumes])
+        sigma = of_shell(self._sample(volumes, inside), acq.bvecs[volumes])
         return Noise.or_none(
             sigma, f"tensor's residual at b = {shell.b:.0f}, as there is a single b0"
         )
@@ -198,6 +216,20 @@ class Scan:
         some = finite.any(axis=3)
         s0[some] = np.nanmedian(volumes[some], axis=1)
         return s0, spread
+
+    def _sample(self, volumes: list[int], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Read some volumes in voxels spread evenly over those inside: (n, k), n limited."""
+        places = np.flatnonzero(inside)
+        places = places[:: -(-len(places) // SAMPLE_VOXELS)]
+        picked = np.unravel_index(places, self.shape)
+        out = np.empty((len(places), len(volumes)), dtype=np.float32)
+        if isinstance(self.signal, np.ndarray):  # without a copy of whole volumes
+            for column, volume in zip(out.T, volumes, strict=True):
+                column[:] = self.signal[..., volume][picked]
+            return out
+        for block, part in read(self.signal, np.array(volumes), self.source):
+            out[:, block] = part[picked]
+        return out
 
     def _same_signal(self, **changes: Any) -> Scan:
         """Return a changed scan that need not read its b0 volumes again."""

@@ -14,6 +14,9 @@ SHELL_DIRECTIONS = TENSOR_COEFFICIENTS + 2
 """Directions that a shell needs to show noise: one to spare is too few for a spread."""
 
 
+SAMPLE_VOXELS = 50_000
+"""Voxels that are enough for a quantile of the spread: its own error is below 1 % then."""
+
 QUIET = 0.25
 """Quantile of the voxels' standard deviations that tells the noise."""
 

@@ -158,6 +158,21 @@ def test_limits_of_the_moments(coils, dtype):
     assert noise.expectation(strong, 0.0, coils).item() == strong.item()
 
 
+@BOTH
+@pytest.mark.parametrize("coils", COILS)
+def test_without_noise_the_mean_is_the_signal_even_where_there_is_none(coils, dtype):
+    signal = torch.tensor([0.0, 0.0, 3.0], dtype=dtype, requires_grad=True)
+    sigma = torch.tensor([0.0, 1.0, 0.0], dtype=dtype, requires_grad=True)
+    mean = noise.expectation(signal, sigma, coils)
+    assert mean[[0, 2]].tolist() == [0, 3]
+    assert mean[1] > 1
+    assert noise.expectation(signal, 0.0, coils).tolist() == [0, 0, 3]
+    for slope in torch.autograd.grad(mean.sum(), (signal, sigma)):
+        assert torch.isfinite(slope).all()
+    for moment in (noise.variance, noise.fisher):
+        assert torch.isfinite(moment(signal, sigma, coils)).all()
+
+
 @pytest.mark.parametrize("coils", [1, 4])
 def test_information_is_the_mean_squared_score(coils):
     def score_squared(y, s):

@@ -1,5 +1,6 @@
 """Noise, denoising and removal of ringing, against known truth and plain references."""
 
+import tracemalloc
 from dataclasses import replace
 
 import nibabel as nib
@@ -351,6 +352,39 @@ def test_noise_of_a_single_b0_does_not_count_anatomy():
     few = rough.select(np.arange(7))
     assert few.noise.sigma > 5 * SIGMA
     assert few.noise.method == "fine detail of the single b0, at most"
+    assert few.noise.rough
+    assert not rough.noise.rough
+    assert few.snr > 0
+    assert with_noise(few, "b0").measured_noise.rough
+
+
+def test_noise_of_a_single_b0_takes_little_memory():
+    acq = protocol({1000.0: 30}, b0=1)
+    rng = np.random.default_rng(0)
+    signal = rng.normal(1000, SIGMA, (64, 64, 60, len(acq))).astype(np.float32)
+    scan = Scan(signal, RING_AFFINE, acq, np.ones(signal.shape[:3]))
+    lazy = replace(scan, signal=Counted(signal))
+    assert scan.b0.shape == lazy.b0.shape
+    tracemalloc.start()
+    sigma = scan.noise.sigma
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.5 * signal.nbytes
+    assert sigma == pytest.approx(SIGMA, rel=0.01)
+    assert lazy.noise.sigma == sigma
+    assert lazy.signal.read == list(range(len(acq)))
+
+
+def test_a_processed_scan_keeps_the_fingerprint_of_the_original():
+    scan, _ = noisy_scan()
+    clean = denoise(scan, "patch2self")
+    assert clean.fingerprint == scan.fingerprint
+    assert degibbs(clean).with_mask(scan.mask).fingerprint == scan.fingerprint
+    assert scan.origin is None
+    moved = replace(scan, affine=scan.affine + np.eye(4))
+    assert degibbs(moved).fingerprint == moved.fingerprint != scan.fingerprint
+    other = replace(scan, signal=clean.signal)
+    assert other.fingerprint != scan.fingerprint
 
 
 def test_real_scan_is_denoised_without_a_trace_of_anatomy(example):

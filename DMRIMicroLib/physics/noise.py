@@ -93,7 +93,9 @@ def expectation(signal: Tensor, sigma: Tensor | float, coils: int = 1) -> Tensor
     S^2 + c sigma^2, where c falls from its value in the background to 2 N - 1 and is a short series
     (`_coefficients`). `sigma` = 0 gives the signal.
     """
-    return (signal.square() + sigma**2 * _excess(signal, sigma, coils)).sqrt()
+    power = signal.square() + sigma**2 * _excess(signal, sigma, coils)
+    nothing = power == 0  # where the root has no derivative
+    return torch.where(nothing, signal, torch.where(nothing, 1, power).sqrt())
 
 
 def underlying(mean: Tensor, sigma: Tensor | float, coils: int = 1) -> Tensor:
@@ -178,9 +180,10 @@ def _scale(coils: int, what: str) -> float:
 
 
 def _compressed(signal: Tensor, sigma: Tensor | float, scale: float) -> Tensor:
-    """Squared SNR, 0 to infinity, as 0 to 1."""
+    """Squared SNR, 0 to infinity, as 0 to 1; 0 where there is neither signal nor noise."""
     squared = signal.square()
-    return squared / (squared + scale * sigma**2)
+    total = squared + scale * sigma**2
+    return squared / torch.where(total == 0, 1, total)
 
 
 @lru_cache(maxsize=64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -113,7 +112,7 @@ def denoise(
         raise InputError(f"the denoising method is {method!r}", "Choose mppca or patch2self.")
     where = "every voxel" if scan.mask is None else "the mask"
     floor = "" if noise is None else f"; noise before: {noise.sigma:.4g}, from {noise.method}"
-    cleaned = replace(scan, signal=signal, measured_noise=noise)
+    cleaned = scan.with_processed(signal, noise)
     return cleaned.with_notes(f"denoised in {where} by {how}{floor}")
 
 

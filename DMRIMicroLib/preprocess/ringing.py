@@ -7,8 +7,6 @@ work is dipy's ``gibbs_removal``.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from ..errors import InputError
@@ -74,7 +72,7 @@ def degibbs(
         volume = np.ascontiguousarray(signal[..., v])
         signal[..., v] = gibbs_removal(volume, slice_axis=slice_axis, inplace=False)
     step(1.0)
-    cleaned = replace(scan, signal=with_broken(signal, broken), measured_noise=noise)
+    cleaned = scan.with_processed(with_broken(signal, broken), noise)
     return cleaned.with_notes(
         f"Gibbs ringing removed in the slices across image axis {'xyz'[slice_axis]} by sub-voxel "
         f"shifts (dipy {dipy.__version__}); made for full k-space without zero filling"
