@@ -141,3 +141,26 @@ def test_a_full_prior_answers_where_the_data_do_not():
     found = by_prior(x, 1e4 * torch.eye(7)[..., None], signal)
     assert found.good.all()
     torch.testing.assert_close(found.parameters, x, atol=2e-2, rtol=0)
+
+
+def test_a_metric_on_a_limit_of_its_own_is_not_certain():
+    """An FA of 0 and a clamped eigenvalue have no gradient, and an uncertainty all the same."""
+    rng = np.random.default_rng(0)
+    acq = protocol({1000.0: 12}, b0=2)
+    b, g = acq.bvals / 1e3, acq.bvecs
+    flat = np.exp(-b * 2.5 * (1 - g[:, 2] ** 2))  # nothing along z: noise makes it negative
+    ball = np.exp(-b * 0.8)
+    signal = np.repeat(np.stack([flat, ball]), 200, axis=0)
+    signal[:200] = np.hypot(
+        *(signal[None, :200] * [[[1]], [[0]]] + rng.normal(0, 0.03, (2, 200, 14)))
+    )
+    scan = Scan(
+        (500 * signal).reshape(400, 1, 1, -1).astype(np.float32),
+        np.eye(4),
+        acq,
+        mask=np.ones((400, 1, 1)),
+    )
+    maps = dm.fit(scan, "dti", sigma=15.0, uncertainty=True)
+    for name in ("FA", "RD", "MD"):
+        assert (maps[name].uncertainty.ravel() > 1e-6 * maps[name].metric.high).all(), name
+    assert np.median(maps["FA"].uncertainty.ravel()[200:]) > 5e-3

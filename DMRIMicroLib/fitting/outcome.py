@@ -30,6 +30,9 @@ class Outcome:
     flags: Tensor
 
 
+CERTAIN = 1e-6
+"""Standard deviation over the range that no measurement reaches."""
+
 RANGE_SLACK = 1e-4
 """Share of its range by which a value may pass a limit without being called out of range."""
 
@@ -89,4 +92,33 @@ def _propagated(model: Model, parameters: Tensor, covariance: Tensor) -> dict[st
         if metric.name in curvature:
             variance = variance + curvature[metric.name]
         out[metric.name] = variance.sqrt()
+    certain = torch.zeros_like(parameters[0], dtype=torch.bool)
+    for metric in model.metrics:
+        if metric.name in out:
+            certain |= out[metric.name] < CERTAIN * (metric.high - metric.low)
+    at = certain.nonzero().squeeze(1)
+    if len(at):
+        moved = _by_moves(model, parameters[:, at], covariance[..., at])
+        for name, value in out.items():
+            value[at] = torch.maximum(value[at], moved[name])
     return out
+
+
+def _by_moves(model: Model, parameters: Tensor, covariance: Tensor) -> dict[str, Tensor]:
+    """Change of each metric when the parameters move by a standard deviation, one by one.
+
+    For voxels in which a metric rests on a limit of its own (an eigenvalue below 0, an FA of 0):
+    its gradient vanishes there, but that does not make it certain.
+    """
+    size = covariance.diagonal(dim1=0, dim2=1).T.clamp(min=0).sqrt().nan_to_num(posinf=0.0)
+    here = model.derive(parameters)
+    names = [m.name for m in model.metrics if m.kind == "scalar"]
+    total = {name: torch.zeros_like(parameters[0]) for name in names}
+    for i in range(len(parameters)):
+        step = torch.zeros_like(parameters)
+        step[i] = size[i]
+        up, down = model.derive(parameters + step), model.derive(parameters - step)
+        for name in names:
+            change = torch.maximum((up[name] - here[name]).abs(), (down[name] - here[name]).abs())
+            total[name] += change.nan_to_num().square()
+    return {name: value.sqrt() for name, value in total.items()}
