@@ -6,10 +6,21 @@ from itertools import chain, product
 import numpy as np
 import pytest
 import torch
-from phantom import angle_deg, protocol, ring_scan
+from phantom import (
+    RING_AFFINE,
+    angle_deg,
+    fibre_tensors,
+    protocol,
+    ring_axes,
+    ring_scan,
+    tensor_signal,
+)
 
 import DMRIMicroLib as dm
 from DMRIMicroLib.acquisition import Acquisition
+from DMRIMicroLib.fitting import run
+from DMRIMicroLib.fitting.outcome import outcome
+from DMRIMicroLib.metric import Flag
 from DMRIMicroLib.models import METRICS, MODELS
 from DMRIMicroLib.models.base import NonlinearModel, PowderModel
 from DMRIMicroLib.scan import Scan
@@ -88,6 +99,16 @@ def along_the_sphere(model: NonlinearModel, x: torch.Tensor, jacobian: torch.Ten
             v = x[rows][:, None]
             out[rows] -= v * (v * out[rows]).sum(0)
     return out
+
+
+def tissue_scan(sigma: float = 10.0) -> Scan:
+    """Neurites, what is around them, and some water: hardly a metric lies at its limit."""
+    acq, shape = rich(), (6, 7, 2)
+    axis = ring_axes(RING_AFFINE, shape)
+    parts = [(0.5, 1.9e-3, 0.1e-3), (0.4, 1.4e-3, 0.6e-3), (0.1, 3e-3, 3e-3)]
+    signal = sum(w * tensor_signal(acq, fibre_tensors(axis, *d)) for w, *d in parts)
+    noise = np.random.default_rng(0).normal(0, sigma, (2, *signal.shape))
+    return Scan(np.hypot(signal + noise[0], noise[1]), RING_AFFINE, acq, np.ones(shape))
 
 
 def random_turn(seed: int = 3) -> np.ndarray:
@@ -287,6 +308,27 @@ def test_a_gpu_computes_the_same(model):
     assert model.start(acq, there).is_cuda
     for name, value in model.derive(x.cuda()).items():
         np.testing.assert_allclose(value.cpu(), model.derive(x)[name], rtol=1e-8, atol=1e-9)
+
+
+@every_model
+def test_what_a_fit_finds_is_in_range_before_it_is_held_there(model, monkeypatch):
+    """The limits of a metric are those of its values: holding them there must be rare."""
+    seen = []
+
+    def spy(model, found):
+        made = outcome(model, found)
+        seen.append((model.derive(found.parameters), made.flags))
+        return made
+
+    monkeypatch.setattr(run, "outcome", spy)
+    dm.fit(tissue_scan(), model)
+    flags = torch.cat([flags for _, flags in seen])
+    assert (flags == Flag.GOOD).float().mean() > 0.9
+    for metric in model.metrics:
+        value = torch.cat([derived[metric.name] for derived, _ in seen], dim=-1)
+        slack = 1e-3 * (metric.high - metric.low)
+        inside = (value >= metric.low - slack) & (value <= metric.high + slack)
+        assert inside.float().mean() > 0.9, metric.name
 
 
 @every_model

@@ -13,6 +13,7 @@ from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.errors import InputError, NotIdentifiable
 from DMRIMicroLib.fitting.likelihood import Likelihood
 from DMRIMicroLib.fitting.solver import LevenbergMarquardt, Prior
+from DMRIMicroLib.metric import Flag
 from DMRIMicroLib.models import MODELS
 from DMRIMicroLib.models.powder import DIRECTIONS_PER_B
 from DMRIMicroLib.scan import Scan
@@ -155,6 +156,25 @@ def test_sandi_warns_where_its_priors_decide():
     scan = Scan(np.full((2, 2, 2, 92), 100.0), RING_AFFINE, two_shells())
     maps = dm.fit(scan.with_mask(np.ones((2, 2, 2))), "sandi", sigma=3.0)
     assert any("5 unknowns" in note for note in maps.provenance["sandi"]["notes"])
+
+
+def test_metrics_at_a_bound_or_of_no_somas_are_called_undetermined():
+    x = torch.tensor([[1.7, 3.05, 0.0], [0.3, 0.3, 0.3], [1, 1, 1]])
+    assert SMT.undetermined(SMT.derive(x)).tolist() == [False, True, True]
+    x = torch.tensor([[0.5, 0.5, 0.5], [1.7, 3.05, 2.9], [1, 1, 1]])
+    assert MCSMT.undetermined(MCSMT.derive(x)).tolist() == [False, True, False]
+    x = torch.tensor([[0.2, 0.2, 0.9], [0.4, 0.04, 0.4], *[[1.0] * 3] * 4])
+    assert SANDI.undetermined(SANDI.derive(x)).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("name", ["smt", "mcsmt"])
+def test_a_fit_that_ends_on_the_bound_is_flagged(name):
+    acq, model = two_shells(), MODELS[name]
+    b = acq.bvals / 1e3
+    fast, tissue = np.exp(-b * 3.3), 0.4 * np.exp(-b * 0.2) + 0.6 * np.exp(-b * 1.4)
+    data = 1000 * np.stack([fast, tissue])[:, None, None]
+    maps = dm.fit(Scan(data, RING_AFFINE, acq, np.ones((2, 1, 1))), model, likelihood="gaussian")
+    assert maps.flags[name].ravel().tolist() == [Flag.UNDETERMINED, Flag.GOOD]
 
 
 def repelled(count: int) -> np.ndarray:

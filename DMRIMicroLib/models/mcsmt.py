@@ -18,7 +18,7 @@ from ..physics.weighting import weighting
 from .base import UNIFORM, Parameter, PowderModel
 from .powder import LEAST_DIRECTIONS, few_directions
 from .slope import mean_and_slope
-from .smt import FREE
+from .smt import AT_BOUND, FREE
 from .starts import best_of_grid, evenly, mesh
 
 NEEDS = Needs(volumes=3, shells=2, directions=6, directions_per_shell=LEAST_DIRECTIONS)
@@ -89,3 +89,10 @@ class MCSMT(PowderModel):
         """Metrics: (3, n) parameters -> each (n,)."""
         v, d, _ = parameters
         return {"v_int": v, "D_int": d, "D_ext_perp": (1 - v) * d}
+
+    def undetermined(self, metrics: dict[str, Tensor]) -> Tensor:
+        """Mark voxels whose intrinsic diffusivity rests on its upper bound: (n,) bool.
+
+        The data ask for more than free water has, and v_int makes up for it.
+        """
+        return metrics["D_int"] >= AT_BOUND

@@ -66,6 +66,10 @@ class SANDI(PowderModel):
     d_soma: float = 3.0
     """Diffusivity inside somas [um2/ms], fixed as in Palombo et al."""
 
+    unreliable: float = 0.05
+    """Soma signal fraction below which R_soma means nothing: so little of the signal comes from
+    somas that noise and the prior decide their radius."""
+
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("f_neurite", "Neurite signal fraction", window=(0, 0.6), needs=NEEDS),
         Metric("f_soma", "Soma signal fraction", window=(0, 0.6), needs=NEEDS),
@@ -150,6 +154,10 @@ class SANDI(PowderModel):
             "f_soma": (1 - f_ec) * f_is,
             "R_soma": radius,
         }
+
+    def undetermined(self, metrics: dict[str, Tensor]) -> Tensor:
+        """Mark voxels with too few somas for a radius: (n,) bool."""
+        return metrics["f_soma"] < self.unreliable
 
     def _timed(self, w: Weighting) -> tuple[float, float]:
         """Return delta and Delta, or say that they are needed."""

@@ -26,6 +26,10 @@ NEEDS = Needs(volumes=3, shells=2, directions=6, directions_per_shell=LEAST_DIRE
 FREE = 3.05
 """Upper bound of the diffusivities [um2/ms]: free water at body temperature (Kaden et al.)."""
 
+AT_BOUND = 0.999 * FREE
+"""Diffusivity from which a fit has come to rest on the bound [um2/ms]: no tissue is so fast, so
+the model does not hold there, or noise or fluid decides."""
+
 GRID = (evenly(0.2, 3.0, 12), evenly(0.0, 0.95, 12))
 """D_par and D_perp / D_par of the search for a start: fine enough for one start to do."""
 
@@ -107,5 +111,10 @@ class SMT(PowderModel):
         }
 
     def undetermined(self, metrics: dict[str, Tensor]) -> Tensor:
-        """Mark voxels where nothing diffuses, which have no shape of diffusion: (n,) bool."""
-        return metrics["SMT_D_par"] <= 0
+        """Mark voxels without a shape of diffusion: (n,) bool.
+
+        Where nothing diffuses, and where D_par rests on its upper bound: the data ask for more than
+        free water has, and the other metrics make up for it.
+        """
+        d_par = metrics["SMT_D_par"]
+        return (d_par <= 0) | (d_par >= AT_BOUND)
