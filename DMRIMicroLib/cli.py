@@ -30,7 +30,7 @@ from .arguments import (
 )
 from .cli_simulate import simulate
 from .errors import Cancelled, DMRIMicroError, InputError
-from .maps import said_once, voxel_remarks
+from .maps import check_folder, said_once, voxel_remarks
 from .scan import Scan
 from .table import B0_THRESHOLD
 from .terminal import ProgressStyle, console, shown
@@ -188,10 +188,12 @@ def fit(
     for file in model_file or []:
         load_models(file)
     check_writable(out)
+    check_folder(out, overwrite=overwrite)
     # after the input is known to be good: importing torch takes seconds
     import torch
 
     from .fitting import fit as fit_scan
+    from .fitting.estimate import fingerprint
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -206,6 +208,8 @@ def fit(
             noise=noise,
             progress=lambda done, text: tell(share * done, text),
         )
+        # here and not above, because removing noise changes the scan
+        check_folder(out, fingerprint(opened), overwrite=overwrite)
         maps = fit_scan(
             opened,
             model_names(models),

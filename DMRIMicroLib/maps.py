@@ -117,15 +117,18 @@ class MapSet(Mapping[str, Map]):
         `texts` are files that belong to the maps (a report, say) and appear together with them;
         None stands for one that is to go, because it would tell of other maps.
 
-        Maps of other models that already lie in the folder stay and stay listed. All files are
-        staged and renamed, so that a failure leaves the folder as it was.
+        Maps of other models of the same scan that already lie in the folder stay and stay listed;
+        files of maps that are listed no more go. All files are staged and renamed, so that a
+        failure leaves the folder as it was.
 
         Raises
         ------
         InputError
-            If the folder cannot be written, or holds maps of another scan and `overwrite` is off.
+            If the folder cannot be written, or holds maps of another scan, or a list of maps that
+            cannot be read, and `overwrite` is off.
         """
         folder = Path(folder)
+        before = _listed(folder / INDEX)
         entries, provenance = self._kept(folder, overwrite)
         with staged(folder, last=INDEX) as stage:
             for item in self.maps.values():
@@ -145,6 +148,8 @@ class MapSet(Mapping[str, Map]):
                 "provenance": provenance,
             }
             _dump(index, stage / INDEX)
+        for name in before - _listed(folder / INDEX):
+            (folder / name).unlink(missing_ok=True)
         for name, text in (texts or {}).items():
             if text is None:
                 (folder / name).unlink(missing_ok=True)
@@ -186,18 +191,10 @@ class MapSet(Mapping[str, Map]):
 
     def _kept(self, folder: Path, overwrite: bool) -> tuple[list[dict], dict[str, dict]]:
         """Entries of an earlier run in `folder` that stay, and the provenance of all."""
-        index = _read_index(folder / INDEX)
-        if index is None or overwrite:
+        mine = {_scan_of(p).get("fingerprint") for p in self.provenance.values()}
+        index = check_folder(folder, *mine, overwrite=overwrite)
+        if index is None:
             return [], dict(self.provenance)
-        mine = {p.get("scan", {}).get("fingerprint") for p in self.provenance.values()}
-        theirs = {p.get("scan", {}).get("fingerprint"): p for p in index["provenance"].values()}
-        if strangers := [p for key, p in theirs.items() if key not in mine]:
-            raise InputError(
-                "this folder holds maps of another scan "
-                f"({strangers[0].get('scan', {}).get('name', 'unknown')})",
-                "Choose another output folder, or allow it with --overwrite (overwrite=True).",
-                file=folder,
-            )
         entries = [e for e in index["maps"] if e["model"] not in self.provenance]
         return entries, {**index["provenance"], **self.provenance}
 
@@ -237,6 +234,53 @@ class MapSet(Mapping[str, Map]):
         nib.save(image, file)
 
 
+def check_folder(
+    folder: str | Path, *fingerprints: str | None, overwrite: bool = False
+) -> dict[str, Any] | None:
+    """Check, before a long fit, that maps of a scan may go into a folder.
+
+    Parameters
+    ----------
+    folder : path
+        It need not exist.
+    *fingerprints : str or None
+        Those of the scan (`fitting.estimate.fingerprint`); without any, only whether the folder's
+        list of maps can be read is checked.
+    overwrite : bool
+        Whether what is there may be replaced.
+
+    Returns
+    -------
+    dict or None
+        The folder's list of maps if it is of the same scan, so that other models' maps stay.
+
+    Raises
+    ------
+    InputError
+        If the folder holds maps of another scan, or a list of maps that cannot be read, and
+        `overwrite` is off.
+    """
+    try:
+        index = _read_index(Path(folder) / INDEX)
+    except InputError:
+        if overwrite:
+            return None
+        raise
+    if index is None or not fingerprints:
+        return index
+    scans = [_scan_of(made) for made in index["provenance"].values()]
+    strangers = [scan for scan in scans if scan.get("fingerprint") not in fingerprints]
+    if overwrite:  # maps of an unknown scan are not taken for those of the same one
+        return None if strangers or None in fingerprints else index
+    if strangers:
+        raise InputError(
+            f"this folder holds maps of another scan ({strangers[0].get('name', 'unknown')})",
+            "Choose another output folder, or allow it with --overwrite (overwrite=True).",
+            file=Path(folder),
+        )
+    return index
+
+
 def voxel_remarks(model: str, voxels: Mapping[str, int]) -> list[str]:
     """Say, from a provenance's counts, what of the mask or the signal could not be used."""
     told = []
@@ -271,6 +315,9 @@ def said_once(remarks: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"{', '.join(names)}: {remark}" for remark, names in models.items()]
 
 
+def _scan_of(provenance: dict[str, Any]) -> dict[str, Any]:
+    return provenance.get("scan", {})
+
 
 def _flags_file(model: str) -> str:
     return f"model-{model}_desc-flags_dseg.nii.gz"
@@ -285,18 +332,35 @@ def _read_index(file: Path) -> dict | None:
         return None
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
-        if index["format"] != "DMRIMicro maps" or index["version"] != FORMAT_VERSION:
-            raise ValueError(f"format {index['format']!r} version {index['version']}")
+        if index["format"] != "DMRIMicro maps":
+            raise ValueError(f"its format is {index['format']!r}")
+        if index["version"] != FORMAT_VERSION:
+            age = "an older" if index["version"] < FORMAT_VERSION else "a newer"
+            raise ValueError(f"{age} DMRIMicro wrote it, in format version {index['version']}")
         for key, kind in (("maps", list), ("flags", dict), ("provenance", dict)):
             if not isinstance(index[key], kind):
                 raise ValueError(f"{key!r} is a {type(index[key]).__name__}")
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(
             f"not a readable list of maps ({error})",
-            "Move it away, or give another folder.",
+            "Move it away, give another folder, or replace it with --overwrite (overwrite=True).",
             file=file,
         ) from error
     return index
+
+
+def _listed(file: Path) -> set[str]:
+    """Names of the files that a list of maps, of whatever format, names and that we wrote."""
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        named = {e[key] for e in index["maps"] for key in ("file", "uncertainty_file") if key in e}
+        flags = index.get("flags") or {}
+        named |= set(flags.values()) if isinstance(flags, dict) else set()
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        return set()  # none, or damaged: `check_folder` tells
+    named |= {name.replace(".nii.gz", ".json") for name in named if "_desc-" not in name}
+    # a list that was tampered with must not have other files removed
+    return {name for name in named if name.startswith("model-") and Path(name).name == name}
 
 
 def _load(file: Path) -> tuple[NDArray, NDArray]:

@@ -101,6 +101,24 @@ def test_errors_are_short_and_leave_nothing(scan_files, tmp_path, words, says):
     assert not list((tmp_path / "o").glob("*"))
 
 
+def test_a_folder_of_another_scan_is_refused_before_the_fit(scan_files, tmp_path):
+    words = ["fit", scan_files, "--no-report", "--out", tmp_path / "out", "--progress", "json"]
+    assert dmrimicro(*words).returncode == 0
+    file = tmp_path / "out" / "maps.json"
+    index = json.loads(file.read_text())
+    index["provenance"]["dti"]["scan"]["fingerprint"] = "another"
+    file.write_text(json.dumps(index))
+    run = dmrimicro(*words)
+    assert run.returncode == 2
+    assert "holds maps of another scan" in run.stderr
+    assert "Fitting" not in run.stdout
+    file.write_text(json.dumps({**index, "version": 1}))
+    run = dmrimicro(*words)
+    assert "format version 1" in run.stderr.replace("\n", " ")
+    assert "Fitting" not in run.stdout
+    assert dmrimicro(*words, "--overwrite").returncode == 0
+
+
 def test_debug_shows_the_traceback(tmp_path):
     assert "Traceback" in dmrimicro("--debug", "info", tmp_path / "no.nii.gz").stderr
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 from dataclasses import replace
@@ -5,13 +6,15 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from phantom import ring_scan
+from phantom import protocol, ring_scan
 
 import DMRIMicroLib as dm
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.files import staged
-from DMRIMicroLib.maps import Flag, voxel_remarks
+from DMRIMicroLib.fitting.run import Run
+from DMRIMicroLib.maps import Flag, check_folder, voxel_remarks
 from DMRIMicroLib.models import MODELS
+from DMRIMicroLib.models.noddi import NODDI
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +109,13 @@ def test_two_models_keep_their_own_flags_in_one_set_and_in_one_folder(maps, tmp_
 def test_maps_of_an_older_format_are_named(maps, tmp_path):
     index = json.loads(maps.save(tmp_path).read_text())
     (tmp_path / "maps.json").write_text(json.dumps({**index, "version": 1}))
-    with pytest.raises(InputError, match=r"not a readable list of maps \(.*version 1\)"):
+    told = r"not a readable list of maps \(an older DMRIMicro wrote it, in format version 1\)"
+    with pytest.raises(InputError, match=told):
         dm.MapSet.load(tmp_path)
+    with pytest.raises(InputError, match=told + r".*--overwrite"):
+        maps.save(tmp_path)
+    maps.save(tmp_path, overwrite=True)
+    assert set(dm.MapSet.load(tmp_path)) == set(maps)
 
 
 def test_remarks_name_what_of_the_voxels_cannot_be_used():
@@ -185,6 +193,90 @@ def test_maps_of_another_scan_are_not_overwritten_unasked(maps, tmp_path):
     assert listing(tmp_path) == before
     other.save(tmp_path, overwrite=True)
     np.testing.assert_array_equal(dm.MapSet.load(tmp_path)["FA"].data, other["FA"].data)
+
+
+def test_a_folder_is_checked_before_a_fit(maps, tmp_path):
+    mine = maps.provenance["dti"]["scan"]["fingerprint"]
+    assert check_folder(tmp_path / "new", mine) is None
+    maps.save(tmp_path)
+    assert check_folder(tmp_path, mine)["provenance"] == maps.provenance
+    with pytest.raises(InputError, match=r"maps of another scan \(ring\)"):
+        check_folder(tmp_path, "other")
+    assert check_folder(tmp_path, "other", overwrite=True) is None
+
+
+def test_files_of_maps_that_are_listed_no_more_go(maps, tmp_path):
+    sd = np.full_like(maps["FA"].data, 0.02)
+    known = replace(maps, maps={**maps.maps, "FA": replace(maps["FA"], uncertainty=sd)})
+    known.save(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    maps.save(tmp_path)
+    assert not list(tmp_path.glob("*_desc-sd_*"))
+    flagged(maps, "other").save(tmp_path)
+    stranger = {"dti": {**maps.provenance["dti"], "scan": {"fingerprint": "another"}}}
+    replace(maps, provenance=stranger).save(tmp_path, overwrite=True)
+    assert not list(tmp_path.glob("model-other*"))
+    assert (tmp_path / "notes.txt").exists()
+    assert (tmp_path / "model-dti_param-FA_dwimap.json").exists()
+
+
+def test_a_list_of_maps_cannot_have_other_files_removed(maps, tmp_path):
+    index = json.loads(maps.save(tmp_path / "out").read_text())
+    (tmp_path / "precious.nii.gz").write_text("x")
+    (tmp_path / "out" / "dwi.nii.gz").write_text("x")
+    more = [{"model": "dti", "file": f} for f in ("../precious.nii.gz", "dwi.nii.gz")]
+    index["maps"] += more
+    (tmp_path / "out" / "maps.json").write_text(json.dumps(index))
+    maps.save(tmp_path / "out")
+    assert (tmp_path / "precious.nii.gz").exists()
+    assert (tmp_path / "out" / "dwi.nii.gz").exists()
+
+
+def test_overwriting_maps_of_the_same_scan_keeps_other_models(maps, tmp_path):
+    flagged(maps, "other").save(tmp_path)
+    maps.save(tmp_path, overwrite=True)
+    assert set(dm.MapSet.load(tmp_path).provenance) == {"dti", "other"}
+
+
+def test_provenance_tells_the_constants_of_the_model():
+    scan = ring_scan(sigma=20).with_mask(np.ones((12, 14, 6)))
+    (told,) = dm.fit(scan, MODELS["dti"]).provenance.values()
+    assert told["model"] == json.loads(json.dumps(dataclasses.asdict(MODELS["dti"])))
+    two = ring_scan(protocol({1000.0: 12, 2000.0: 12}), shape=(3, 3, 2), sigma=20)
+    two = two.with_mask(np.ones((3, 3, 2)))
+    maps = dm.fit(two, NODDI(d_par=1.1))
+    assert maps.provenance["noddi"]["model"]["d_par"] == 1.1
+
+
+def nothing_of(model, monkeypatch):
+    """Have a model find no answer anywhere."""
+    real = Run.fit
+
+    def fit(self, *args):
+        found = real(self, *args)
+        if self.model.name in model:
+            found.flags[:] = Flag.EMPTY
+        return found
+
+    monkeypatch.setattr(Run, "fit", fit)
+
+
+def test_a_model_without_any_answer_leaves_the_others_theirs(monkeypatch):
+    scan = ring_scan(shape=(3, 3, 2), sigma=20).with_mask(np.ones((3, 3, 2)))
+    nothing_of({"ballstick"}, monkeypatch)
+    maps = dm.fit(scan, ["ballstick", "dti"])
+    assert set(maps.provenance) == {"dti"}
+    assert any(n.startswith("ballstick: no voxel") for n in maps.provenance["dti"]["notes"])
+    nothing_of({"ballstick", "dti"}, monkeypatch)
+    with pytest.raises(InputError, match="ballstick, dti: no voxel of the mask has a usable"):
+        dm.fit(scan, ["ballstick", "dti"])
+
+
+@pytest.mark.parametrize("sigma", [2000.0, 1e-6])
+def test_noise_in_another_unit_than_the_signal_is_refused(sigma):
+    scan = ring_scan(shape=(3, 3, 2), sigma=20).with_mask(np.ones((3, 3, 2)))
+    with pytest.raises(InputError, match=r"median b0 signal is .*unit of the signal"):
+        dm.fit(scan, "dti", sigma=sigma)
 
 
 def test_a_damaged_index_is_named(tmp_path):

@@ -117,11 +117,9 @@ def test_fit_in_a_process_gives_the_same_nodes(logic, dwi, temporary):
 
 def test_what_the_worker_refuses_is_reported_in_its_words(logic, dwi, temporary):
     heard = Heard()
-    job = logic.start(
-        dwi, "dti", full_mask(), device="cpu", b_max=500, onError=heard.errors.append
-    )  # leaves only b0 volumes
+    job = logic.start(dwi, "dti", full_mask(), device="cpu", sigma=1e9, onError=heard.errors.append)
     assert wait(job) == "failed"
-    assert "cannot be fitted: it needs" in heard.errors[0]
+    assert "Give sigma in the unit of the signal" in heard.errors[0].replace("\n", " ")
     assert "Traceback" not in heard.errors[0]
     assert list(temporary.iterdir()) == []
 
@@ -376,6 +374,24 @@ def test_suitability_is_worked_out_once_for_an_acquisition(logic, dwi, monkeypat
     logic.suitability(dwi, [dti])
     assert len(asked) > once
     assert asked[-1] == 16.2
+
+
+def test_what_an_option_rules_out_is_known_before_the_worker_starts(logic, monkeypatch):
+    from DMRIMicroSlicer import logic as module
+    from DMRIMicroSlicer.nodes import node_from_scan
+
+    node = node_from_scan(ss.two_shells())
+    logic.setAcquisition(node, delta=15.0, Delta=30.0)
+    assert logic.suitability(node)["mapmri"].lacks == ()
+    assert "robust switched off" in logic.suitability(node, robust=True)["mapmri"].lacks[0]
+    assert logic.suitability(node)["mapmri"].lacks == ()
+    started = []
+    monkeypatch.setattr(module, "start_fit", lambda scan, chosen, **_: started.append(chosen))
+    logic.start(node, "all", robust=True)
+    assert "dti" in {model.name for model in started[0]}
+    assert "mapmri" not in {model.name for model in started[0]}
+    with pytest.raises(module.InputError, match="cannot be fitted: it needs 7 volumes"):
+        logic.start(node, ["dti"], b_max=500)
 
 
 def test_options_become_switches_of_the_worker():

@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class DMRIMicroLogic:
     """Console verbs; names follow Slicer's camelCase."""
 
     def __init__(self) -> None:
-        self._digest = ""
+        self._asked = ""
         self._suitability: dict[str, Suitability] = {}
 
     def fit(
@@ -115,8 +116,9 @@ class DMRIMicroLogic:
         """
         from DMRIMicroLib.models import choose
 
+        lacking = partial(_lacks, options=options)
         scan = scan_from_node(dwiNode, maskNode, segmentID)
-        chosen, notes = choose(_names(models), scan.acquisition)
+        chosen, notes = choose(_names(models), scan.acquisition, lacking)
         name = scan.name  # the node may be gone when the fit ends
 
         def done(maps) -> None:
@@ -176,6 +178,7 @@ class DMRIMicroLogic:
         """Add the models of the user's own that a Python file defines; return their names."""
         from DMRIMicroLib.models import load_models
 
+        self._suitability = {}  # a model may have changed
         return [model.name for model in load_models(path)]
 
     def models(self) -> dict:
@@ -188,8 +191,13 @@ class DMRIMicroLogic:
         """Say why this scan cannot determine `model`; empty if it can, or without a scan."""
         return self.suitability(dwiNode, [model])[model.name].lacks
 
-    def suitability(self, dwiNode, models: Sequence | None = None) -> dict[str, Suitability]:
-        """Say what a scan means for each of some models, all by default."""
+    def suitability(
+        self, dwiNode, models: Sequence | None = None, **options
+    ) -> dict[str, Suitability]:
+        """Say what a scan means for each of some models, all by default.
+
+        The options are those of `fit`; some models cannot be fitted with robust=True, say.
+        """
         wanted = list(self.models().values()) if models is None else models
         if dwiNode is None:
             return {model.name: Suitability() for model in wanted}
@@ -198,11 +206,12 @@ class DMRIMicroLogic:
         except InputError as error:
             return {model.name: Suitability(lacks=(str(error),)) for model in wanted}
         # a second for a long scan, and the panel asks at every click
-        if acquisition.digest != self._digest:
-            self._digest, self._suitability = acquisition.digest, {}
+        asked = f"{acquisition.digest} {sorted(options.items())}"
+        if asked != self._asked:
+            self._asked, self._suitability = asked, {}
         for model in wanted:
             if model.name not in self._suitability:
-                self._suitability[model.name] = _suitability(model, acquisition)
+                self._suitability[model.name] = _suitability(model, acquisition, options)
         return {model.name: self._suitability[model.name] for model in wanted}
 
     def describe(self, dwiNode) -> str:
@@ -213,10 +222,21 @@ class DMRIMicroLogic:
         return f"{acquisition.describe()}; {size} voxels of {spacing} mm"
 
 
-def _suitability(model, acquisition) -> Suitability:
-    if lacks := tuple(model.missing(acquisition)):
+def _lacks(model, acquisition, options: Mapping) -> tuple[str, ...]:
+    """Say what the scan, or one of the chosen options, keeps from a fit of the model."""
+    from DMRIMicroLib.fitting.estimate import missing
+    from DMRIMicroLib.fitting.options import Options
+
+    fit_options = {k: v for k, v in options.items() if k in Options.__dataclass_fields__}
+    return tuple(missing(model, acquisition, Options(**fit_options)))
+
+
+def _suitability(model, acquisition, options: Mapping) -> Suitability:
+    from DMRIMicroLib.fitting.estimate import select_volumes
+
+    if lacks := _lacks(model, acquisition, options):
         return Suitability(lacks=lacks)
-    used = acquisition.subset(model.volumes(acquisition))  # those that a fit takes
+    used = acquisition.subset(select_volumes(model, acquisition, options.get("b_max")))
     return Suitability(cautions=tuple(model.cautions(used)))
 
 

@@ -185,6 +185,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameters is not None:
             self._parameters.uncertainty = self.ui.uncertaintyCheck.isChecked()
             self._parameters.robust = self.ui.robustCheck.isChecked()
+            self._refresh()  # not every model has a robust fit
 
     def _on_field(self, name: str, value: float | None) -> None:
         node = self.ui.dwiSelector.currentNode()
@@ -242,7 +243,8 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             found = str(error)
         self.ui.foundLabel.setText(found)
         self.fields.show(node)
-        self.list.show(self.logic.suitability(node, list(self.models.values())))
+        robust = self.ui.robustCheck.isChecked()
+        self.list.show(self.logic.suitability(node, list(self.models.values()), robust=robust))
         self.ui.cautionLabel.setText("\n\n".join(self.list.cautions()))
         self.ui.cautionLabel.setVisible(bool(self.list.cautions()))
         reasons = self._reasons()

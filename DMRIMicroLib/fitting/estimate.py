@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,10 @@ UNKNOWN = (
     "is to be weighed; give it with --noise (sigma= in Python)"
 )
 """Told with the maps."""
+
+
+ROUNDING = 1e-7
+"""Rounding of float32 (2**-23), as a share of the b0 signal: no noise is smaller."""
 
 
 def fit(
@@ -84,18 +89,18 @@ def fit(
     batches of all threads together, plus the maps.
     """
     chosen_options = _options(options)
-    chosen, notes = choose(models, scan.acquisition, partial(_missing, options=chosen_options))
+    chosen, notes = choose(models, scan.acquisition, partial(missing, options=chosen_options))
     device = choose_device(device)
     scan = brain_mask(scan.with_notes(*notes))
     assert scan.mask is not None
-    fingerprint = _fingerprint(scan)
     report = progress or (lambda share, text: None)
     report(0.0, "Reading")
     signal = torch.from_numpy(scan.voxels(scan.mask))
     # a voxel without any b0 signal has no S0 to be divided by
     usable = np.isfinite(scan.b0[scan.mask]) & (scan.b0[scan.mask] > 0)
-    noise = _noise(scan, chosen_options)
-    result: MapSet | None = None
+    noise = _plausible(_noise(scan, chosen_options), scan, usable, chosen_options)
+    results: list[MapSet] = []
+    empty: list[str] = []
     for k, model in enumerate(chosen):
         volumes = select_volumes(model, scan.acquisition, chosen_options.b_max)
         acquisition = scan.acquisition.subset(volumes)
@@ -103,16 +108,17 @@ def fit(
         run = Run(model, acquisition, volumes, chosen_options, device, step)
         found = run.fit(signal, None if noise is None else _per_voxel(noise, scan))
         found.flags[~usable] = Flag.EMPTY
-        made = _provenance(scan, chosen_options, device, run, noise, fingerprint)
+        made = _provenance(scan, chosen_options, device, run, noise)
         made["voxels"] = found.counts(len(volumes))
-        maps = _to_maps(model, found, scan, made)
-        result = maps if result is None else result.merged(maps)
-    assert result is not None
+        if (found.flags == Flag.EMPTY).all():
+            empty.append(model.name)
+        else:
+            results.append(_to_maps(model, found, scan, made))
     report(1.0, "Done")
-    return result
+    return _together(results, empty, scan)
 
 
-def _missing(model: Model, acquisition: Acquisition, options: Options) -> tuple[str, ...]:
+def missing(model: Model, acquisition: Acquisition, options: Options) -> tuple[str, ...]:
     """Say what the volumes that would be used lack for the model, or for the options."""
     kept = acquisition.subset(select_volumes(model, acquisition, options.b_max))
     lacks = model.missing(kept)
@@ -140,6 +146,31 @@ def _noise(scan: Scan, options: Options) -> Noise | None:
         raise InputError(
             "a Rician likelihood needs the noise, and this scan does not tell it",
             'Give sigma (--noise NUMBER), measure it (--noise pca), or leave likelihood at "auto".',
+            file=scan.source,
+        )
+    return noise
+
+
+def _plausible(
+    noise: Noise | None, scan: Scan, usable: NDArray[np.bool_], options: Options
+) -> Noise | None:
+    """Return the noise if it fits the signal; None if it was found to be mere rounding.
+
+    `usable` tells the voxels of the mask, (n,), that have a b0 signal.
+    """
+    if noise is None or not usable.any():
+        return noise
+    b0 = float(np.median(scan.b0[scan.mask][usable]))
+    found = options.sigma is None
+    if found and noise.sigma < ROUNDING * b0 and options.likelihood == "auto":
+        return None  # a simulation without noise
+    if not ROUNDING * b0 <= noise.sigma <= b0:
+        raise InputError(
+            f"the noise, sigma = {noise.sigma:.3g} ({noise.method}), cannot be that of a scan "
+            f"whose median b0 signal is {b0:.3g}",
+            "Give sigma in the unit of the signal, or check the image and the mask."
+            if found
+            else "Give sigma in the unit of the signal, or leave it out.",
             file=scan.source,
         )
     return noise
@@ -183,6 +214,22 @@ def select_volumes(model: Model, acquisition: Acquisition, b_max: float | None) 
     return low
 
 
+def _together(results: list[MapSet], empty: list[str], scan: Scan) -> MapSet:
+    """Put the models' maps into one set, whose notes name the models that have no answer."""
+    told = "no voxel of the mask has a usable signal (positive and finite in enough volumes)"
+    if not results:
+        raise InputError(
+            f"{', '.join(empty)}: {told}", "Check the image and the mask.", file=scan.source
+        )
+    result = reduce(MapSet.merged, results)
+    notes = [f"{name}: {told}, so that there are no maps of it" for name in empty]
+    provenance = {
+        name: {**made, "notes": [*made["notes"], *notes]}
+        for name, made in result.provenance.items()
+    }
+    return replace(result, provenance=provenance)
+
+
 def _to_maps(model: Model, found: Found, scan: Scan, provenance: dict[str, Any]) -> MapSet:
     """Put the voxels that have an answer back on the grid."""
     assert scan.mask is not None
@@ -191,12 +238,6 @@ def _to_maps(model: Model, found: Found, scan: Scan, provenance: dict[str, Any])
     flags.ravel()[index] = found.flags
     good = found.flags != Flag.EMPTY
     every = bool(good.all())
-    if not good.any():
-        raise InputError(
-            "no voxel of the mask has a usable signal (positive and finite in enough volumes)",
-            "Check the image and the mask.",
-            file=scan.source,
-        )
     index = index if every else index[good]
 
     def on_grid(value: torch.Tensor) -> NDArray[np.float32]:
@@ -223,7 +264,6 @@ def _provenance(
     device: torch.device,
     run: Run,
     noise: Noise | None,
-    fingerprint: str,
 ) -> dict[str, Any]:
     acq, volumes = scan.acquisition, run.volumes
     unknown = [UNKNOWN] if noise is None and isinstance(run.model, NonlinearModel) else []
@@ -243,9 +283,10 @@ def _provenance(
             "file": None if scan.source is None else scan.source.name,
             "shape": [*scan.shape, len(acq)],
             "voxel_size_mm": [round(v, 4) for v in scan.voxel_size],
-            "fingerprint": fingerprint,
+            "fingerprint": fingerprint(scan),
         },
         "acquisition": {"summary": acq.describe(), "sha256": acq.digest, "volumes": volumes},
+        "model": _constants(run.model),
         "options": asdict(options),
         "noise": None if noise is None else {"sigma": noise.sigma, "method": noise.method},
         "device": str(device),
@@ -254,7 +295,20 @@ def _provenance(
     }
 
 
-def _fingerprint(scan: Scan) -> str:
+def _constants(model: Model) -> dict[str, Any]:
+    """Fields of a model (fixed diffusivities, say), as far as JSON can hold them."""
+    if not is_dataclass(model):
+        return {}
+    told = {}
+    for name, value in asdict(model).items():
+        try:
+            told[name] = json.loads(json.dumps(value))
+        except (TypeError, ValueError):
+            continue  # a tensor or a function: no constant to be told
+    return told
+
+
+def fingerprint(scan: Scan) -> str:
     """sha256 that tells one scan from another: grid and first b0 volume, whatever was excluded."""
     told = hashlib.sha256(np.round(scan.affine, 4).tobytes())
     told.update(scan.volumes(np.flatnonzero(scan.acquisition.is_b0)[:1]).tobytes())
