@@ -73,7 +73,7 @@ def dipy_beside(scan, model: str, rounds: int) -> dict:
     """Our speed and dipy's, with every likelihood that we have for the model."""
     signal = some(scan, PEER_VOXELS[model]).astype(np.float64)
     work = PEERS[model]
-    per_cpu, _ = rate(len(signal), lambda: work(signal, scan.acquisition), 1)
+    per_cpu, _ = rate(len(signal), lambda: work(signal, scan.acquisition), rounds)
     theirs = {"voxels": len(signal), "voxels per CPU-s": rounded(per_cpu, 3)}
     mine = {way: ours(scan, model, rounds, **more) for way, more in ways_of(model).items()}
     return verdict(mine, theirs, "dipy", WANTED[model])
