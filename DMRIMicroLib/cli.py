@@ -30,7 +30,8 @@ from .arguments import (
 )
 from .cli_simulate import simulate
 from .errors import Cancelled, DMRIMicroError, InputError
-from .maps import check_folder, said_once, voxel_remarks
+from .index import check_folder
+from .maps import said_once, voxel_remarks
 from .scan import Scan
 from .table import B0_THRESHOLD
 from .terminal import ProgressStyle, console, shown

@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .files import staged
+from .index import FORMAT_VERSION, INDEX, check_folder, listed, read_index, scan_of
 from .metric import Flag, Metric
-
-INDEX = "maps.json"
-FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +126,7 @@ class MapSet(Mapping[str, Map]):
             cannot be read, and `overwrite` is off.
         """
         folder = Path(folder)
-        before = _listed(folder / INDEX)
+        before = listed(folder / INDEX)
         entries, provenance = self._kept(folder, overwrite)
         with staged(folder, last=INDEX) as stage:
             for item in self.maps.values():
@@ -148,7 +146,7 @@ class MapSet(Mapping[str, Map]):
                 "provenance": provenance,
             }
             _dump(index, stage / INDEX)
-        for name in before - _listed(folder / INDEX):
+        for name in before - listed(folder / INDEX):
             (folder / name).unlink(missing_ok=True)
         for name, text in (texts or {}).items():
             if text is None:
@@ -159,7 +157,7 @@ class MapSet(Mapping[str, Map]):
     def load(cls, folder: str | Path) -> MapSet:
         """Read what `save` wrote."""
         index_file = Path(folder) / INDEX
-        index = _read_index(index_file)
+        index = read_index(index_file)
         if index is None:
             raise InputError(
                 "there is no such file",
@@ -191,7 +189,7 @@ class MapSet(Mapping[str, Map]):
 
     def _kept(self, folder: Path, overwrite: bool) -> tuple[list[dict], dict[str, dict]]:
         """Entries of an earlier run in `folder` that stay, and the provenance of all."""
-        mine = {_scan_of(p).get("fingerprint") for p in self.provenance.values()}
+        mine = {scan_of(p).get("fingerprint") for p in self.provenance.values()}
         index = check_folder(folder, *mine, overwrite=overwrite)
         if index is None:
             return [], dict(self.provenance)
@@ -234,53 +232,6 @@ class MapSet(Mapping[str, Map]):
         nib.save(image, file)
 
 
-def check_folder(
-    folder: str | Path, *fingerprints: str | None, overwrite: bool = False
-) -> dict[str, Any] | None:
-    """Check, before a long fit, that maps of a scan may go into a folder.
-
-    Parameters
-    ----------
-    folder : path
-        It need not exist.
-    *fingerprints : str or None
-        Those of the scan (`fitting.estimate.fingerprint`); without any, only whether the folder's
-        list of maps can be read is checked.
-    overwrite : bool
-        Whether what is there may be replaced.
-
-    Returns
-    -------
-    dict or None
-        The folder's list of maps if it is of the same scan, so that other models' maps stay.
-
-    Raises
-    ------
-    InputError
-        If the folder holds maps of another scan, or a list of maps that cannot be read, and
-        `overwrite` is off.
-    """
-    try:
-        index = _read_index(Path(folder) / INDEX)
-    except InputError:
-        if overwrite:
-            return None
-        raise
-    if index is None or not fingerprints:
-        return index
-    scans = [_scan_of(made) for made in index["provenance"].values()]
-    strangers = [scan for scan in scans if scan.get("fingerprint") not in fingerprints]
-    if overwrite:  # maps of an unknown scan are not taken for those of the same one
-        return None if strangers or None in fingerprints else index
-    if strangers:
-        raise InputError(
-            f"this folder holds maps of another scan ({strangers[0].get('name', 'unknown')})",
-            "Choose another output folder, or allow it with --overwrite (overwrite=True).",
-            file=Path(folder),
-        )
-    return index
-
-
 def voxel_remarks(model: str, voxels: Mapping[str, int]) -> list[str]:
     """Say, from a provenance's counts, what of the mask or the signal could not be used."""
     told = []
@@ -315,52 +266,12 @@ def said_once(remarks: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"{', '.join(names)}: {remark}" for remark, names in models.items()]
 
 
-def _scan_of(provenance: dict[str, Any]) -> dict[str, Any]:
-    return provenance.get("scan", {})
-
-
 def _flags_file(model: str) -> str:
     return f"model-{model}_desc-flags_dseg.nii.gz"
 
 
 def _dump(content: dict, file: Path) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read_index(file: Path) -> dict | None:
-    if not file.exists():
-        return None
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-        if index["format"] != "DMRIMicro maps":
-            raise ValueError(f"its format is {index['format']!r}")
-        if index["version"] != FORMAT_VERSION:
-            age = "an older" if index["version"] < FORMAT_VERSION else "a newer"
-            raise ValueError(f"{age} DMRIMicro wrote it, in format version {index['version']}")
-        for key, kind in (("maps", list), ("flags", dict), ("provenance", dict)):
-            if not isinstance(index[key], kind):
-                raise ValueError(f"{key!r} is a {type(index[key]).__name__}")
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(
-            f"not a readable list of maps ({error})",
-            "Move it away, give another folder, or replace it with --overwrite (overwrite=True).",
-            file=file,
-        ) from error
-    return index
-
-
-def _listed(file: Path) -> set[str]:
-    """Names of the files that a list of maps, of whatever format, names and that we wrote."""
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-        named = {e[key] for e in index["maps"] for key in ("file", "uncertainty_file") if key in e}
-        flags = index.get("flags") or {}
-        named |= set(flags.values()) if isinstance(flags, dict) else set()
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        return set()  # none, or damaged: `check_folder` tells
-    named |= {name.replace(".nii.gz", ".json") for name in named if "_desc-" not in name}
-    # a list that was tampered with must not have other files removed
-    return {name for name in named if name.startswith("model-") and Path(name).name == name}
 
 
 def _load(file: Path) -> tuple[NDArray, NDArray]:

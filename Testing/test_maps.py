@@ -12,7 +12,8 @@ import DMRIMicroLib as dm
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.files import staged
 from DMRIMicroLib.fitting.run import Run
-from DMRIMicroLib.maps import Flag, check_folder, voxel_remarks
+from DMRIMicroLib.index import check_folder
+from DMRIMicroLib.maps import Flag, voxel_remarks
 from DMRIMicroLib.models import MODELS
 from DMRIMicroLib.models.noddi import NODDI
 
