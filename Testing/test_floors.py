@@ -8,7 +8,7 @@ from conftest import ROOT
 
 FLOORS = [
     {"version", "errors"},
-    {"files", "table", "sigma"},
+    {"files", "index", "table", "sigma"},
     {"acquisition"},
     {"metric"},
     {"scan", "maps"},
