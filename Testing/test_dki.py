@@ -10,7 +10,9 @@ from phantom import directions, protocol
 import DMRIMicroLib as dm
 from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.fitting.linear import WeightedLeastSquares
-from DMRIMicroLib.models.dki import DKI, ELEMENTS
+from DMRIMicroLib.fitting.outcome import outcome
+from DMRIMicroLib.fitting.result import Fitted
+from DMRIMicroLib.models.dki import DKI, ELEMENTS, _turn
 from DMRIMicroLib.models.dti import DTI
 
 CPU = torch.device("cpu")
@@ -247,6 +249,99 @@ def test_equal_minor_eigenvalues_do_not_spoil_the_derivatives():
     p[:6], p[:3] = 0, torch.tensor([[1.7], [0.4], [0.4]])
     p.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: tuple(DKI().derive(x).values()), (p,))
+
+
+def turning(p, deviation):
+    """Covariance (22, 22) of noise of one voxel's D that turns its first eigenvector, no more.
+
+    `deviation` is that of the turn in radians towards the second and the third; they correlate.
+    """
+    values, axes = np.linalg.eigh(matrix(p[:6]))
+    rows, columns = [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]
+    half = np.zeros((22, 2))
+    for k in (1, 0):
+        both = np.outer(axes[:, 2], axes[:, k])
+        half[:6, 1 - k] = deviation * (values[2] - values[k]) * (both + both.T)[rows, columns]
+    return half @ np.array([[1, 0.4], [0.4, 1]]) @ half.T
+
+
+def fitted(p, covariance):
+    """What a solver returns, with nothing else to say."""
+    good = torch.ones(p.shape[1], dtype=torch.bool)
+    return Fitted(p, good, good.int(), covariance=covariance)
+
+
+def test_curvature_is_the_variance_that_turns_of_the_axis_add():
+    """Against Monte Carlo: what is left of the change of AK, less its gradient."""
+    rng = np.random.default_rng(0)
+    for k, p in enumerate(tissue(12, seed=5).T):
+        covariance = turning(p.numpy(), 0.003)
+        sample = (
+            p[:, None] + torch.tensor(rng.multivariate_normal(np.zeros(22), covariance, 20000)).T
+        )
+        p = p[:, None].requires_grad_()
+        axial = DKI().derive(p)["AK"]
+        (gradient,) = torch.autograd.grad(axial.sum(), p)
+        change = DKI().derive(sample)["AK"] - axial - (gradient * (sample - p)).sum(0)
+        found = DKI().curvature(p, torch.tensor(covariance)[..., None])["AK"].item()
+        assert found == pytest.approx(change.square().mean().item(), rel=0.1), k
+
+
+def test_the_deviation_of_axial_kurtosis_alone_has_the_curvature():
+    p = tissue(50)
+    covariance = torch.tensor(np.stack([turning(q, 0.1) for q in p.T.numpy()], -1))
+    covariance = covariance + 1e-4 * torch.eye(22, dtype=p.dtype)[..., None]
+
+    class Straight(DKI):
+        def curvature(self, parameters, covariance):
+            return {}
+
+    bent, straight = (outcome(m, fitted(p, covariance)).deviations for m in (DKI(), Straight()))
+    added = bent["AK"].square() - straight["AK"].square()
+    below = bent["AK"][0] < 3  # that of a uniform spread over the range
+    assert below.sum() > 40
+    torch.testing.assert_close(added[0][below], DKI().curvature(p, covariance)["AK"][below])
+    for name in ("MK", "RK"):
+        assert torch.equal(bent[name], straight[name])
+
+
+def test_intervals_of_axial_kurtosis_hold_the_truth_where_noise_turns_the_axis():
+    """Grey matter: 95 % intervals of the gradient alone hold it in 69 of 100, these in 92."""
+    acq = protocol({1000.0: 30, 2000.0: 60})
+    p = torch.zeros(22, 1, dtype=torch.float64)
+    p[:3, 0] = torch.tensor([1.05, 0.95, 0.9])
+    p[6:9], p[15:18] = 0.6, 0.2
+    p[6] = 0.5
+    rng = np.random.default_rng(0)
+    signal = DKI().signal(acq, p).T.repeat(1500, 1)
+    signal += torch.tensor(rng.normal(0, 0.05, signal.shape))
+    solver = WeightedLeastSquares(DKI().design(acq), 1, device=CPU, dtype=torch.float32)
+    found = outcome(DKI(), solver.fit(signal.float(), covariance=True, sigma=0.05))
+    error = (found.values["AK"] - DKI().derive(p)["AK"]).abs()
+    assert 0.88 < (error < 1.96 * found.deviations["AK"]).double().mean() < 0.98
+
+
+def test_a_turn_is_at_most_that_of_a_uniform_distribution_and_finite():
+    rng = np.random.default_rng(1)
+    p = tissue(8).float()
+    p[:6, 0], p[:3, 0] = 0, 1  # isotropic
+    p[:6, 1] = 0
+    p[:6, 2], p[:3, 2] = 0, torch.tensor([1, 1, 0.3])
+    p[:3, 3] = -1
+    half = torch.tensor(rng.normal(size=(22, 22, 8)), dtype=torch.float32)
+    covariance = torch.einsum("ikn,jkn->ijn", half, half)
+    largest = []
+    for scale in (0, 1e-12, 1e-4, 1, 1e4, 1e12):
+        added = DKI().curvature(p, scale * covariance)["AK"]
+        assert torch.isfinite(added).all()
+        assert (added >= 0).all()
+        assert scale or not added.any()
+        largest.append(added)
+    torch.testing.assert_close(largest[-1], largest[-2], rtol=1e-2, atol=1e-6)  # nothing is known
+    elements = torch.tensor(rng.normal(size=(2, 6, 8)), dtype=torch.float32)
+    turn = _turn(elements, torch.zeros(2, 8), covariance[:6, :6])
+    torch.testing.assert_close(turn[[0, 2]], torch.full((2, 8), 1 / 3))
+    assert (turn[1].abs() <= 1 / 3 + 1e-6).all()
 
 
 def test_directions_that_determine_a_tensor_only_are_refused():

@@ -123,6 +123,64 @@ class DKI(LinearModel):
             "RK": _radial_kurtosis(tensor, values, axis, along, inside, whole),
         }
 
+    def curvature(self, parameters: Tensor, covariance: Tensor) -> dict[str, Tensor]:
+        """Variance of AK because noise turns its axis: (22, n), (22, 22, n) -> (n,).
+
+        The elements a_k = v_k' dD v_1 turn v_1 by t_k = a_k / g_k, where g_k = l_1 - l_k, and raise
+        l_1 by the sum of g_k t_k^2 (T. Kato, Perturbation Theory for Linear Operators, 1966,
+        chapter II). To second order V(v_1) / l_1^2 hence changes by t'Ht / 2 with
+
+            H_jk = (12 V_11jk - 4 V_1111 (1 + g_k / l_1) delta_jk) / l_1^2,
+
+        whose mean square for a Gaussian t of covariance O is tr(HOHO) / 2 + tr(HO)^2 / 4. Products
+        of t with other noise are left out: around the estimate they cancel some of it, but noise
+        widens the estimated gap and so hides how far the axis may be turned.
+        """
+        tensor, quartic = parameters[:6], parameters[6:21]
+        values, v1 = eigh3(tensor)
+        axis, largest = _square(v1), values[0].clamp(min=SMALLEST)
+        # lowered along the first eigenvector, the second comes first, perpendicular even if equal
+        _, v2 = eigh3(tensor - (values[0] - values[2] + largest) * axis)
+        v3 = torch.linalg.cross(v1, v2, dim=0)
+        gap = values[0] - values[1:]
+        turn = _turn(torch.stack([_product(v1, v2), _product(v1, v3)]), gap, covariance[:6, :6])
+        along = _contract(quartic, axis)
+        fall = 4 * _dot(along, axis) * (1 + gap / largest)
+        mixed = 12 * _dot(along, _product(v2, v3))
+        second = 12 * _dot(along, _square(v2)) - fall[0]
+        third = 12 * _dot(along, _square(v3)) - fall[1]
+        # rows of H O, times l_1^2
+        a, b = second * turn[0] + mixed * turn[1], second * turn[1] + mixed * turn[2]
+        c, d = mixed * turn[0] + third * turn[1], mixed * turn[1] + third * turn[2]
+        spread = (a * a + 2 * b * c + d * d) / 2 + (a + d) ** 2 / 4
+        return {"AK": spread / largest**4}
+
+
+def _turn(elements: Tensor, gap: Tensor, covariance: Tensor) -> Tensor:
+    """Covariance of the first eigenvector's turn towards the two others: (3, n): 22, 23, 33.
+
+    Parameters
+    ----------
+    elements : (2, 6, n) tensor
+        The products v_1 v_k.
+    gap : (2, n) tensor
+        l_1 - l_k.
+    covariance : (6, 6, n) tensor
+        Of D.
+
+    Notes
+    -----
+    With the variance s2_k of a_k, the gap is (g_k^2 + 3 s2_k)^(1/2): where it is lost in the noise,
+    a component of v_1 has the variance 1/3 of a uniform distribution over the sphere, not more.
+    """
+    elements = elements * elements.new_tensor(TWICE)[:, None]
+    spread = (covariance[None] * elements[:, None]).sum(2)  # (2, 6, n): C b_k
+    s22, s33 = (spread * elements).sum(1).clamp(min=0)
+    tiny = torch.finfo(gap.dtype).tiny
+    over2, over3 = (gap * gap + 3 * torch.stack([s22, s33])).clamp(min=tiny).rsqrt()
+    s23 = (spread[0] * elements[1]).sum(0)
+    return torch.stack([s22 * over2 * over2, s23 * over2 * over3, s33 * over3 * over3])
+
 
 def _mean_kurtosis(
     quartic: Tensor, tensor: Tensor, values: Tensor, inside: Tensor, whole: Tensor
@@ -220,6 +278,11 @@ def _square(vector: Tensor) -> Tensor:
     """v_i v_j: (3, n) -> (6, n)."""
     x, y, z = vector
     return torch.stack([x * x, y * y, z * z, x * y, x * z, y * z])
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """(u_i v_j + v_i u_j) / 2: (3, n), (3, n) -> (6, n)."""
+    return (_square(left + right) - _square(left - right)) / 4
 
 
 def _count(name: str) -> int:
