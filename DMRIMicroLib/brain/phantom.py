@@ -75,11 +75,11 @@ class SubjectConfig:
     person: float = 0.25
     bundle: float = 0.3
     coarse: tuple[float, float] = (0.3, 28.0)
-    fine: tuple[float, float] = (0.35, 7.0)
-    sharpness: tuple[float, float] = (1.5, 2.5)
-    folding: tuple[float, float] = (0.5, 8.0)
-    sulci: tuple[float, float] = (-0.3, 0.6)
-    crossing: tuple[float, float] = (0.9, 1.6)
+    fine: tuple[float, float] = (0.45, 5.0)
+    sharpness: tuple[float, float] = (1.5, 2.8)
+    folding: tuple[float, float] = (1.0, 6.0)
+    sulci: tuple[float, float] = (-0.2, 0.9)
+    crossing: tuple[float, float] = (0.75, 1.3)
     age: float | None = None
     lesion: str | None = None
     masks: str | Path | None = None
