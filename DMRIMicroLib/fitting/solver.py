@@ -259,9 +259,13 @@ class _Problem:
         # what would leave its bounds goes to the bound; the others answer to that
         inside = torch.minimum(torch.maximum(x + step, self.low), self.high)
         free = ~held & (inside == x + step)
-        short = torch.where(free, 0, inside - x)
-        answer = -gradient - (unpack(state.normal, len(x)) * short).sum(1)
-        trial = self._inside(x + short + self._solve(state, free, answer))
+        short = torch.where(free | held, 0, inside - x)
+        if (hit := (~held & ~free).any(0).nonzero().squeeze(1)).numel():
+            part = state.at(hit)
+            pull = (unpack(part.normal, len(x)) * short[:, hit]).sum(1)
+            again = self._solve(part, free[:, hit], -part.gradient - pull)
+            step[:, hit] = short[:, hit] + again
+        trial = self._inside(x + step)
         state.fall = -(gradient * (trial - x)).sum(0)
         state.trial = trial
 

@@ -134,3 +134,41 @@ def _times(a: Tensor, b: Tensor) -> Tensor:
 def _divided(a: Tensor, b: Tensor) -> Tensor:
     """Return a / b; `b` may be overwritten."""
     return a / b if torch.is_grad_enabled() else b.reciprocal_().mul_(a)
+
+
+BEND, DEGREE = 3.0, 6
+"""Where `rician_bessel` goes from small to large arguments, and the degree of its polynomial: with
+these it is within 3e-6 everywhere."""
+
+
+def rician_bessel(z: Tensor) -> tuple[Tensor, Tensor]:
+    """ln(e^{-z} I_0(z)) and I_1(z) / I_0(z), for one coil: (...) -> (...), (...).
+
+    What `log_bessel` gives to 3e-6, several times as fast, without derivatives of its own: with
+    w^2 = z^2 + c^2 the function ln(e^{-z} I_0) - c^2 / (w + z) + ln(2 pi w) / 2 is a short
+    polynomial in p = c / w, 0 at z = infinity; the ratio is the derivative of the same polynomial.
+    """
+    value, slope = _rician_polynomials()
+    w = (z * z).add_(BEND**2).sqrt_()
+    inverse = w.reciprocal()
+    p = BEND * inverse
+    log_ie = polynomial(p, value).mul_(p)
+    bend = polynomial(p, slope).mul_(p).mul_(p)
+    ratio = bend.add_(inverse, alpha=0.5).neg_().add_(1).mul_(z).mul_(inverse)
+    log_ie.add_((w + z).reciprocal_(), alpha=BEND**2).sub_(w.mul_(2 * math.pi).log_(), alpha=0.5)
+    return log_ie, ratio
+
+
+@lru_cache(maxsize=1)
+def _rician_polynomials() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Coefficients of the polynomial over p, and of its derivative over c; highest first."""
+    count = 2000
+    p = (np.cos(np.pi * (np.arange(count) + 0.5) / count) + 1) / 2
+    w = BEND / p
+    z = np.sqrt(np.maximum(w**2 - BEND**2, 0))
+    log_ie = log_bessel(torch.from_numpy(z), 1, START_LOG)[0].numpy()
+    rest = log_ie - BEND**2 / (w + z) + np.log(2 * np.pi * w) / 2
+    fit = np.polynomial.Chebyshev.fit(p, rest / p, DEGREE, domain=[0, 1])
+    whole = fit.convert(kind=np.polynomial.Polynomial) * np.polynomial.Polynomial([0, 1])
+    slope = whole.deriv().coef / BEND
+    return tuple(whole.coef[:0:-1].tolist()), tuple(slope[::-1].tolist())

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bessel import START, START_LOG, bessel_ratio, log_bessel, polynomial
+from .bessel import START, START_LOG, bessel_ratio, log_bessel, polynomial, rician_bessel
 from .legendre import gauss_legendre
 
 MAGNITUDE_FLOOR = 1e-15
@@ -76,11 +76,15 @@ def magnitude_terms(
     (...) tensor
         Half its derivative by the signal, times sigma^2: S - y I_N(z) / I_{N-1}(z).
     """
-    z = y * signal / torch.as_tensor(sigma).to(signal) ** 2
-    log_ie, reach, ratio = log_bessel(z, coils, START)
-    if coils > 1:
-        log_ie = log_ie - (coils - 1) * torch.log(reach)
-    deviance = ((y - signal) / sigma).square() - 2 * log_ie
+    precision = 1 / torch.as_tensor(sigma).to(signal) ** 2
+    z = y * signal * precision
+    if coils == 1 and not torch.is_grad_enabled():
+        log_ie, ratio = rician_bessel(z)
+    else:
+        log_ie, reach, ratio = log_bessel(z, coils, START)
+        if coils > 1:
+            log_ie = log_ie - (coils - 1) * torch.log(reach)
+    deviance = (y - signal).square_().mul_(precision).sub_(log_ie, alpha=2)
     return deviance, torch.addcmul(signal, y, ratio, value=-1)
 
 
