@@ -194,7 +194,6 @@ def fit(
     import torch
 
     from .fitting import fit as fit_scan
-    from .fitting.estimate import fingerprint
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -210,7 +209,7 @@ def fit(
             progress=lambda done, text: tell(share * done, text),
         )
         # here and not above, because removing noise changes the scan
-        check_folder(out, fingerprint(opened), overwrite=overwrite)
+        check_folder(out, opened.fingerprint, overwrite=overwrite)
         maps = fit_scan(
             opened,
             model_names(models),

@@ -22,7 +22,7 @@ def check_folder(
     folder : path
         It need not exist.
     *fingerprints : str or None
-        Those of the scan (`fitting.estimate.fingerprint`); without any, only whether the folder's
+        Those of the scan (`Scan.fingerprint`); without any, only whether the folder's
         list of maps can be read is checked.
     overwrite : bool
         Whether what is there may be replaced.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass, replace
@@ -283,7 +282,7 @@ def _provenance(
             "file": None if scan.source is None else scan.source.name,
             "shape": [*scan.shape, len(acq)],
             "voxel_size_mm": [round(v, 4) for v in scan.voxel_size],
-            "fingerprint": fingerprint(scan),
+            "fingerprint": scan.fingerprint,
         },
         "acquisition": {"summary": acq.describe(), "sha256": acq.digest, "volumes": volumes},
         "model": _constants(run.model),
@@ -306,10 +305,3 @@ def _constants(model: Model) -> dict[str, Any]:
         except (TypeError, ValueError):
             continue  # a tensor or a function: no constant to be told
     return told
-
-
-def fingerprint(scan: Scan) -> str:
-    """sha256 that tells one scan from another: grid and first b0 volume, whatever was excluded."""
-    told = hashlib.sha256(np.round(scan.affine, 4).tobytes())
-    told.update(scan.volumes(np.flatnonzero(scan.acquisition.is_b0)[:1]).tobytes())
-    return told.hexdigest()

@@ -161,7 +161,6 @@ class LevenbergMarquardt:
         found = Fitted(best.x, good, count, converged=~best.moving)
         return replace(found, covariance=problem.covariance(best)) if covariance else found
 
-
     def _told(self, usable: Tensor, prior: Prior | None) -> Tensor:
         """Count what speaks about the parameters: weighted samples, b0 as one, known priors."""
         b0 = torch.from_numpy(self.acquisition.is_b0).to(usable.device)

@@ -84,8 +84,8 @@ class SANDI(PowderModel):
         ),
     )
     parameters: ClassVar[tuple[Parameter, ...]] = (
-        Parameter("f_ec", 0.0, 1.0, "", "extra-cellular signal fraction", prior=(0.4, 0.3)),
-        Parameter("f_is", 0.0, 1.0, "", "soma share of the cells' signal", prior=(0.4, 0.3)),
+        Parameter("f_ec", 0.0, 1.0, "", "extra-cellular signal fraction", prior=(0.4, 0.25)),
+        Parameter("f_is", 0.0, 1.0, "", "soma share of the cells' signal", prior=(0.4, 0.25)),
         Parameter("D_in", 0.5, 3.0, "um2/ms", "diffusivity along neurites", prior=(2.0, 0.5)),
         Parameter("R", R_LOW, R_HIGH, "um", "soma radius", prior=(8.0, 3.0)),
         Parameter("D_ec", 0.5, 3.0, "um2/ms", "extra-cellular diffusivity", prior=(1.0, 0.5)),
