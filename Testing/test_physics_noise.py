@@ -235,3 +235,13 @@ def test_what_cannot_be_computed_is_refused():
         bessel_ratio(torch.ones(1), 0)
     with pytest.raises(InputError, match="float16"):
         bessel_ratio(torch.ones(1, dtype=torch.float16))
+
+
+def test_the_short_form_for_one_coil_is_as_good_as_single_precision_needs():
+    from DMRIMicroLib.physics.bessel import START_LOG, log_bessel, rician_bessel
+
+    z = torch.cat([torch.zeros(1), torch.logspace(-4, 6, 2000)]).double()
+    log_ie, _, ratio = log_bessel(z, 1, START_LOG)
+    short, slope = rician_bessel(z)
+    assert (short - log_ie).abs().max() < 1e-5
+    assert (slope - ratio).abs().max() < 1e-5

@@ -78,7 +78,7 @@ def magnitude_terms(
     """
     precision = 1 / torch.as_tensor(sigma).to(signal) ** 2
     z = y * signal * precision
-    if coils == 1 and not torch.is_grad_enabled():
+    if coils == 1 and z.dtype == torch.float32 and not torch.is_grad_enabled():
         log_ie, ratio = rician_bessel(z)
     else:
         log_ie, reach, ratio = log_bessel(z, coils, START)
