@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from threading import Event, current_thread, main_thread
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -27,10 +30,35 @@ class ProgressStyle(StrEnum):
 def shown(style: ProgressStyle) -> Iterator[Callable[[float, str], None]]:
     """Give a function (share, text) that shows progress on the terminal, or as JSON lines."""
     try:
-        with _display(style) as tell:
-            yield tell
+        with _interrupts() as asked, _display(style) as tell:
+
+            def tell_or_stop(share: float, text: str) -> None:
+                if asked.is_set():
+                    raise KeyboardInterrupt
+                tell(share, text)
+
+            yield tell_or_stop
     except KeyboardInterrupt:
         raise Cancelled("Stopped; nothing was left half written.") from None
+
+
+@contextmanager
+def _interrupts() -> Iterator[Event]:
+    """Remember Ctrl-C: an exception that strikes inside a callback of compiled code is lost."""
+    asked = Event()
+    if current_thread() is not main_thread():  # only the main thread may handle signals
+        yield asked
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

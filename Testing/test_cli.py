@@ -13,10 +13,11 @@ from conftest import ROOT
 from phantom import protocol, ring_scan
 
 from DMRIMicroLib.arguments import parse_volumes
-from DMRIMicroLib.errors import InputError
+from DMRIMicroLib.errors import Cancelled, InputError
 from DMRIMicroLib.io import nifti
 from DMRIMicroLib.io.example import FILES, fetch
 from DMRIMicroLib.maps import MapSet
+from DMRIMicroLib.terminal import ProgressStyle, shown
 
 
 def dmrimicro(*words, **options):
@@ -240,3 +241,15 @@ def test_a_model_of_the_users_own_is_fitted_from_the_command_line(tmp_path, scan
     run = dmrimicro("fit", scan_files, *words, "--out", tmp_path / "out")
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "out" / "model-my-ball_param-myD_dwimap.nii.gz").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_an_interrupt_that_compiled_code_swallows_stops_at_the_next_tick():
+    with pytest.raises(Cancelled), shown(ProgressStyle.none) as tell:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        except KeyboardInterrupt:  # as in a callback whose exceptions are ignored
+            pass
+        tell(0.5, "Fitting")
+        pytest.fail("went on")
