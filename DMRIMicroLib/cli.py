@@ -28,6 +28,7 @@ from .arguments import (
     model_names,
     parse_volumes,
 )
+from .cli_anatomy import anatomy
 from .cli_simulate import simulate
 from .errors import Cancelled, DMRIMicroError, InputError
 from .index import check_folder
@@ -254,6 +255,7 @@ def demo(
 
 
 app.command()(simulate)
+app.add_typer(anatomy, name="anatomy")
 
 
 def describe(scan: Scan) -> dict:

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from DMRIMicroLib.brain import bundles, fibres, ownscan, shipped, sources
 from DMRIMicroLib.brain.anatomy import Anatomy, available, load_anatomy, save
-from DMRIMicroLib.brain.build import by_anisotropy, like_reference
+from DMRIMicroLib.brain.assemble import by_anisotropy, like_reference
 from DMRIMicroLib.brain.cortex import radial
 from DMRIMicroLib.brain.nuclei import deep_region, with_deep
 from DMRIMicroLib.brain.register import Image, Warp, register, sample, still, world

@@ -24,7 +24,7 @@ FLOORS = [
     {"cohort"},
     {"terminal", "arguments"},
     {"arguments"},
-    {"cli_simulate"},
+    {"cli_anatomy", "cli_simulate"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..maps import INDEX, MapSet
 from . import fibres
 from .anatomy import SUFFIX, Anatomy, load_anatomy
-from .build import FINE_BLUR, GRID, SULCI, atlas_tissue, grid, packed
+from .assemble import FINE_BLUR, GRID, SULCI, atlas_tissue, grid, packed
 from .cortex import potential, radial
 from .register import Image, still
 
@@ -38,6 +38,9 @@ the insula and the cingulate cortex lie less deep (value chosen)."""
 
 MIDLINE = 8.0
 """Distance from the midline [mm] over which commissural fibres turn into others (chosen)."""
+
+NILEARN = "nilearn"
+"""Name of the anatomy of nilearn's tissue maps."""
 
 FA_MADE = (0.45, 0.12)
 """FA of invented fibres, in white matter and elsewhere (START's)."""
@@ -171,7 +174,7 @@ def build_from_nilearn() -> Anatomy:
     atlas = Image(np.stack([white, grey, csf]), np.asarray(parts[0].affine))
     tissue = atlas_tissue(atlas, still(*grid(GRID)), SULCI)
     said = "ICBM152 2009a tissue maps from nilearn (BSD-3); fibres are invented"
-    return with_invented_fibres("nilearn", tissue, grid(GRID)[0], said)
+    return with_invented_fibres(NILEARN, tissue, grid(GRID)[0], said)
 
 
 def with_invented_fibres(name: str, tissue: NDArray, affine: NDArray, said: str) -> Anatomy:

@@ -1,5 +1,8 @@
 """Readers of the public files that anatomies are built from, with their licences and conventions.
 
+A folder of data holds ``anatomy/`` and ``orientation/`` with the files of `ATLAS_FILES`,
+`TEMPLATE`, `PERSON_FILES` and `BUNDLE_FOLDERS`.
+
 Each vector field says its directions in a frame of its own; which one it is was found by fibre
 coherence (K. G. Schilling et al., Magn. Reson. Imaging 58 (2019) 82-89) over all axis swaps and
 flips, not taken from a manual.
@@ -9,7 +12,8 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +35,27 @@ SRI24_SOURCE = (
     "Apache-2.0"
 )
 BUNDLE_SOURCE = "Population bundles, F. Rheault, Zenodo 10103446, CC BY 4.0"
+
+ATLAS_FILES = (
+    "mni_icbm152_t1_brain_mask.nii.gz",
+    *(f"mni_icbm152_{tissue}_pbmap.nii.gz" for tissue in ("wm", "gm", "csf")),
+    *(f"sri24/pbmap_{tissue}.nii.gz" for tissue in ("wm", "gm", "csf")),
+)
+"""In ``anatomy/``."""
+
+TEMPLATE = "tractseg/MNI_FA_template.nii.gz"
+"""Mean FA in MNI space, in ``orientation/``."""
+
+PERSON_FILES = {
+    "tractseg": ("tractseg/FA.nii.gz", "tractseg/peaks.nii.gz"),
+    "niivue": ("niivue/FA.nii.gz", "niivue/V1.nii.gz"),
+    "dsistudio": ("niivue/dsistudio.fib.gz",),
+    "afni": tuple(f"afni/DT_{m}+orig.{end}" for m in ("FA", "V1") for end in ("HEAD", "BRIK.gz")),
+}
+"""Fibres of each person, in ``orientation/``."""
+
+BUNDLE_FOLDERS = ("bundles_mni", "centroids_mni")
+"""Folders of ``.trk`` files in MNI space, in ``orientation/``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +79,42 @@ class FibreSource:
     source: str
 
 
-def _read(file: Path) -> tuple[NDArray, NDArray]:
-    if not file.exists():
+def check(people: Iterable[str], source: Path) -> None:
+    """Check that a folder of data has all that the anatomies of some people need.
+
+    Raises
+    ------
+    InputError
+        Naming what is missing.
+    """
+    people = sorted(people)
+    if not people:
+        return
+    wanted = [f"anatomy/{f}" for f in ATLAS_FILES] + [f"orientation/{TEMPLATE}"]
+    wanted += [f"orientation/{f}" for person in people for f in PERSON_FILES[person]]
+    lost = [name for name in wanted if not (source / name).exists()]
+    for folder in BUNDLE_FOLDERS:
+        if not any((source / "orientation" / folder).glob("*.trk")):
+            lost.append(f"orientation/{folder}/*.trk")
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         raise InputError(
-            "there is no such file", "Give a folder with anatomy/ and orientation/.", file=file
+            f"lacks {', '.join(lost[:3])}{more}",
+            "Give a folder with anatomy/ and orientation/, laid out as the README says.",
+            file=source,
         )
-    image = nib.load(file)
-    return np.squeeze(np.asarray(image.dataobj, dtype=np.float32)), image.affine
+
+
+def _read(file: Path) -> tuple[NDArray, NDArray]:
+    try:
+        image = nib.load(file)
+        return np.squeeze(np.asarray(image.dataobj, dtype=np.float32)), image.affine
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> InputError:
+    return InputError(f"cannot be read ({error})", "Get the file anew.", file=file)
 
 
 def _along_axes(vectors: NDArray, affine: NDArray) -> NDArray:
@@ -102,11 +156,13 @@ def dsistudio(folder: Path) -> FibreSource:
     The file has no origin: the middle of the image is put at 0.
     """
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     file = folder / "niivue" / "dsistudio.fib.gz"
-    if not file.exists():
-        raise InputError("there is no such file", "Give a folder with orientation/.", file=file)
-    fib = loadmat(io.BytesIO(gzip.decompress(file.read_bytes())))
+    try:
+        fib = loadmat(io.BytesIO(gzip.decompress(file.read_bytes())))
+    except (OSError, EOFError, ValueError, zlib.error, MatReadError) as error:
+        raise _unreadable(file, error) from error
     shape = tuple(int(n) for n in fib["dimension"].ravel())
 
     def volume(name: str) -> NDArray:
@@ -132,7 +188,7 @@ SUBJECTS: dict[str, Callable[[Path], FibreSource]] = {
 
 def fa_template(folder: Path) -> Image:
     """Read the mean FA in MNI space."""
-    return Image(*_read(folder / "tractseg" / "MNI_FA_template.nii.gz"))
+    return Image(*_read(folder / TEMPLATE))
 
 
 def icbm(folder: Path) -> Image:
