@@ -1,0 +1,1 @@
+"""Codebooks: networks that tell metrics from rotation invariants of the signal."""
