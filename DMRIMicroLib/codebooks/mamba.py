@@ -67,24 +67,10 @@ class StateSpace(nn.Module):
 
     def mix(self, u: Tensor) -> Tensor:
         """Let tokens know of those before them: (b, l, d) -> (b, l, d)."""
-        u = F.silu(causal_convolution(u, self.conv1d.weight[:, 0], self.conv1d.bias))
+        u = F.silu(self.conv1d(u.mT)[..., : u.shape[1]].mT)  # what it adds at the end is cut off
         dt, B, C = self.x_proj(u).split(self.sizes, -1)
         dt = F.softplus(self.dt_proj(dt))
         return selective_scan(u, dt, -torch.exp(self.A_log), B, C, self.D, scan=self.scan)
-
-
-def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Convolve every channel with its own weights, last of them for the token itself.
-
-    (b, l, d), (d, w), (d,) -> (b, l, d). A sum of shifted products: it spares the transposes that
-    torch's convolution would need, with channels last.
-    """
-    width, length = weight.shape[1], x.shape[1]
-    y = torch.addcmul(bias, x, weight[:, -1])
-    for back in range(1, min(width, length)):
-        shifted = F.pad(x[:, : length - back], (0, 0, back, 0))
-        y = torch.addcmul(y, shifted, weight[:, -1 - back])
-    return y
 
 
 class Mamba(StateSpace):
@@ -185,5 +171,5 @@ class Mamba2d(nn.Module):
 
 
 def _rank(d_model: int) -> int:
-    """Inputs of the projection to the steps."""
+    """Return the number of inputs of the projection to the steps."""
     return math.ceil(d_model / CHANNELS_PER_RANK)
