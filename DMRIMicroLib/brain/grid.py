@@ -14,8 +14,9 @@ from ..errors import InputError
 ROUNDING = 1e-6
 """Shares of a piece of tissue below this are the rounding of affines."""
 
-COARSEST = 1.0 + 1e-3
-"""A piece of tissue may be as wide as a scanner voxel, up to the rounding of affines."""
+COARSEST = 1.25
+"""A piece of tissue may be as wide as a scanner voxel, or wider by what a turn of the head adds to
+a piece that is thicker than it is wide."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,10 +156,10 @@ def overlap(mask: Tensor, affine: Tensor, grid: Grid, dtype: torch.dtype) -> Ove
 
 
 def _along(at: Tensor, width: float, cover: float, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Voxels that pieces touch along one axis and their share in each: one or two of (n,), (n,)."""
+    """Voxels that pieces touch along one axis and their share in each: one to three (n,), (n,)."""
     first = torch.floor(at - width / 2 + 0.5 + ROUNDING)
     touched = []
-    for k in (first, first + 1):
+    for k in (first, first + 1) if width <= 1 + ROUNDING else (first, first + 1, first + 2):
         high = torch.minimum(at + width / 2, k + cover / 2)
         low = torch.maximum(at - width / 2, k - cover / 2)
         share = ((high - low) / width).clamp(min=0) * ((k >= 0) & (k < count))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,13 @@ import torch
 from safetensors.torch import save_file
 
 from ..acquisition import Acquisition
+from ..errors import InputError
 from ..files import staged
+from ..fitting.threads import one_thread_each
+from ..index import INDEX, listed
 from ..io import nifti
 from ..maps import MapSet
+from ..models import MODELS
 from ..scan import Scan
 from ..version import __version__
 from .anatomy import Anatomy
@@ -34,6 +38,13 @@ FINER = 2
 
 MARGIN = 8.0
 """Empty space around the head, on each side [mm]: the field of view is larger than the brain."""
+
+IMAGE, STATE, TRUTH = "dwi.nii.gz", "state.safetensors", "truth"
+"""What a simulation is called in its folder."""
+
+RENDERED, SCANNED = 0.1, 0.2
+"""Share of the work that is done when the tissue is there, and when it was scanned; the rest is the
+truth of all models (about; on a CPU)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,22 +69,32 @@ class Simulation:
     scanner: Scanner
     provenance: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, folder: str | Path) -> Path:
-        """Write the scan, the truth and the state; return the path of the scan's image.
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the scan, the truth and the state, or nothing; return the path of the scan's image.
 
         ``dwi.nii.gz`` with ``.bval``, ``.bvec``, ``.json`` and ``dwi_mask.nii.gz``; ``truth/`` with
         a map for each metric and the fibre orientations' SH; ``state.safetensors`` with the tissue.
+
+        Raises
+        ------
+        InputError
+            If there is such a scan or truth already and `overwrite` is off.
         """
         folder = Path(folder)
-        self.truth.save(folder / "truth", overwrite=True)
+        check_free(folder, overwrite=overwrite)
+        known = folder / TRUTH
+        before = listed(known / INDEX)
         odf, affine = orientations(self.volume, self.scan.acquisition, self.scanner)
-        with staged(folder / "truth") as stage:
-            nib.save(nib.Nifti1Image(odf, affine), stage / "model-state_param-odf_dwimap.nii.gz")
-        with staged(folder) as stage:
-            save_file(state_tensors(self.volume), stage / "state.safetensors", self._strings())
+        with staged(folder, last=IMAGE) as stage, staged(known, last=INDEX) as maps:
+            self.truth.save(maps)
+            nib.save(nib.Nifti1Image(odf, affine), maps / "model-state_param-odf_dwimap.nii.gz")
+            save_file(state_tensors(self.volume), stage / STATE, self._strings())
             sidecar = json.dumps(self._sidecar(), indent=2) + "\n"
             (stage / "dwi.json").write_text(sidecar, encoding="utf-8")
-        return nifti.save(self.scan, folder / "dwi.nii.gz")
+            nifti.save(self.scan, stage / IMAGE)
+        for name in before - listed(known / INDEX):
+            (known / name).unlink(missing_ok=True)
+        return folder / IMAGE
 
     def _sidecar(self) -> dict[str, Any]:
         """Names of BIDS, in its units, and the provenance."""
@@ -110,6 +131,7 @@ def simulate(
     models: Sequence[str] | None = None,
     finer: int = FINER,
     device: str | torch.device = "cpu",
+    progress: Callable[[float, str], None] | None = None,
 ) -> Simulation:
     """Simulate one scan of one subject: the same arguments give the same bits on one machine.
 
@@ -135,7 +157,14 @@ def simulate(
     finer : int
         Pieces of tissue along each edge of a voxel.
     device : str or torch.device
+    progress : callable, optional
+        Called with the share that is done, 0 to 1, and what is being done.
     """
+    report = progress or (lambda share, text: None)
+    if unknown := set(models or ()) - set(MODELS):
+        raise InputError(
+            f"no model is called {', '.join(sorted(unknown))}", f"Choose of {', '.join(MODELS)}."
+        )
     acquisition = named(protocol) if isinstance(protocol, str) else protocol
     if scanner is None:
         size = voxel_size if isinstance(voxel_size, tuple) else (voxel_size,) * 3
@@ -146,8 +175,6 @@ def simulate(
     if age is not None:
         config = replace(config, age=age)
     person = draw_subject(generator_for(seed, "subject"), config)
-    affine, shape = fine_grid(anatomy, scanner, finer)
-    volume = render(anatomy, person, affine, shape, device)
     made = {
         "software": f"DMRIMicro {__version__}",
         "seed": seed,
@@ -158,8 +185,29 @@ def simulate(
         "acquisition": acquisition.describe(),
         "finer": finer,
     }
-    seen = scan(volume, acquisition, scanner, generator_for(seed, "scanner"))
-    return Simulation(seen, truth(volume, acquisition, scanner, models), volume, scanner, made)
+    with one_thread_each():  # a busy core would hold up every small operation
+        report(0.0, "Making the tissue")
+        affine, shape = fine_grid(anatomy, scanner, finer)
+        volume = render(anatomy, person, affine, shape, device)
+        report(RENDERED, "Scanning")
+        seen = scan(volume, acquisition, scanner, generator_for(seed, "scanner"))
+
+        def tell(share: float, text: str) -> None:
+            report(SCANNED + (1 - SCANNED) * share, text)
+
+        known = truth(volume, acquisition, scanner, models, device, tell)
+    return Simulation(seen, known, volume, scanner, made)
+
+
+def check_free(folder: str | Path, *, overwrite: bool = False) -> None:
+    """Raise InputError if a folder holds a scan or a truth that may not be replaced."""
+    there = [n for n in (IMAGE, STATE, f"{TRUTH}/{INDEX}") if (Path(folder) / n).exists()]
+    if there and not overwrite:
+        raise InputError(
+            f"holds {', '.join(there)} already",
+            "Choose another output folder, or allow it with --overwrite (overwrite=True).",
+            file=folder,
+        )
 
 
 def usual_scanner(field: float, voxel: tuple[float, float, float]) -> Scanner:

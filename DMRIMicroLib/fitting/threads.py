@@ -25,7 +25,7 @@ def in_threads(
     if device.type != "cpu":
         yield from map(work, starts)
         return
-    with _one_thread_each() as threads:
+    with one_thread_each() as threads:
         pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         try:
             side_by_side = threads > 1 and len(starts) > 1
@@ -35,7 +35,7 @@ def in_threads(
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[int]:
+def one_thread_each() -> Iterator[int]:
     """Have torch's operations use one thread; yield how many there were.
 
     The setting is the process's: it returns when the last of several concurrent fits ends.
