@@ -14,6 +14,7 @@ and slices of them go through the network. What it does not know: orientations, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -202,7 +203,7 @@ def normalise(abg: Tensor, mask: Tensor) -> Tensor:
 
 def _check_widths(widths: Sequence[int]) -> None:
     """Refuse widths that do not double, or cannot be split 1:3:4 after the last stage."""
-    doubled = all(b == 2 * a for a, b in zip(widths, widths[1:], strict=False))
+    doubled = all(b == 2 * a for a, b in pairwise(widths))
     if not widths or not doubled or widths[-1] % (sum(SPLIT) // 2) or widths[0] < 1:
         raise InputError(
             f"widths are {tuple(widths)}",
