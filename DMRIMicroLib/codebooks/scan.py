@@ -34,15 +34,16 @@ SCANS = ("auto", "torch", "reference", "cuda")
 
 ROWS = 64
 """Lanes, those of all sequences together, that advance side by side on a CPU: enough to hide the
-cost of calling an operation, few enough for the states to stay near the processor. Measured on one
-thread for l = 256 to 12544, d = 64 and 256, n = 8 and 16: 32 to 128 are within 10 % of the best, 8
-cost half as much again and 256 up to 80 % more (training, d = 256)."""
+cost of calling an operation, few enough for the states to stay near the processor. On one thread,
+for l = 256 to 12544, d = 64 and 256, n = 8 and 16, 64 was within a quarter of the best number; 8
+took up to three times as long, and 256 up to three times where lanes became single tokens."""
 
 LEAST_LANE = 4
-"""Tokens of a lane at least: with one, both passes cost more than twice as much."""
+"""Tokens of a lane at least: with one, both passes took two to five times as long."""
 
 CALLS = 9
-"""Operations a token in `_LaneScan.forward`, against one a lane: on a GPU calls decide."""
+"""Operations a token in `_LaneScan.forward`, against one a lane: on a GPU calls decide. Counted,
+not measured."""
 
 
 def selective_scan(
