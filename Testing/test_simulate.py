@@ -14,14 +14,19 @@ from toy_anatomy import onion
 
 import DMRIMicroLib as dm
 from DMRIMicroLib.acquisition import Acquisition
+from DMRIMicroLib.brain.phantom import draw_subject
 from DMRIMicroLib.brain.protocols import ProtocolConfig, named
 from DMRIMicroLib.brain.relaxation import unweighted
 from DMRIMicroLib.brain.scanner import Scanner, scan
 from DMRIMicroLib.brain.simulate import digest, generator_for, simulate, usual_scanner
 from DMRIMicroLib.brain.truth import noise_free, orientations, state_maps, truth
+from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.physics.sh import sh_basis
 from DMRIMicroLib.physics.tissue import signal as tissue_signal
-from DMRIMicroLib.training import Patches, StreamConfig, stream
+from DMRIMicroLib.training import PairConfig, Pairs, Patches, StreamConfig, stream, stream_pairs
+from DMRIMicroLib.training.pairs import machine
+from DMRIMicroLib.training.patch import Frame, look
+from DMRIMicroLib.training.patch import rendered as rendered_tissue
 
 QUICK = {"protocol": "clinical6", "voxel_size": 6.0, "models": ["dti"]}
 
@@ -208,3 +213,77 @@ def test_a_patch_of_a_real_subject_has_brain_in_it():
     batch = next(stream([onion()], 1, config))
     assert float(batch.mask.float().mean()) > 0.3
     assert float(batch.state[:, 0][batch.mask].mean()) > 0.1
+
+
+def test_a_patch_larger_than_the_head_is_taken_where_most_of_it_is_brain():
+    config = replace(SMALL, patch=(40, 40, 1), batch=1, brain=0.9)
+    batch = next(stream([onion()], 2, config, renderer=rendered))
+    assert batch.signal.shape[2:] == (40, 40, 1)
+
+
+def test_a_single_slice_is_what_it_is_among_its_neighbours():
+    """Slices of a head that does not move know nothing of each other: no margin is lost on them."""
+    head, subject = onion(), draw_subject(generator_for(1, "subject"))
+    scanner, acq = Scanner("x", ringing=True, sensitivity=math.inf), named("clinical6")
+    seen = []
+    for slices in (1, 3):
+        frame = Frame((8, 8, slices), 2, 2, torch.tensor([0.0, 20.0, 0.0]).double())
+        volume = rendered_tissue(head, subject, frame, scanner, torch.device("cpu"))
+        seen.append(look(volume, frame, acq, scanner, generator_for(1, "scanner"))[0])
+    torch.testing.assert_close(seen[1][..., 1:2], seen[0], rtol=1e-4, atol=1e-5)
+    assert Frame((8, 8, 1), 2, 2, torch.zeros(3)).margins(replace(scanner, moves=1)) == (2, 2, 1)
+
+
+# pairs
+
+TWO = PairConfig(
+    patch=(8, 8, 8),
+    margin=1,
+    first=machine("hcp3t", "clinical6"),
+    second=machine("hcp7t", "clinical3"),
+)
+
+
+def test_the_pair_of_the_seed_paper_is_the_default():
+    (three, first), (seven, second) = PairConfig().first, PairConfig().second
+    assert (three.field, three.voxel[0], seven.field, seven.voxel[0]) == (3.0, 1.25, 7.0, 1.05)
+    assert first.describe() == "18 b0, 90 x b1000, 90 x b2000, 90 x b3000"
+    assert second.describe() == "15 b0, 64 x b1000, 64 x b2000"
+    assert PairConfig(patch=(42, 42, 42)).patches()[1] == (50, 50, 50)
+
+
+def test_pairs_show_the_same_tissue_about_the_same_middle():
+    first, second = next(stream_pairs([onion()], 3, TWO))
+    assert first.signal.shape == (1, 7, 8, 8, 8)
+    assert second.signal.shape == (1, 4, 10, 10, 10)
+    middles = [
+        (b.affine[0] @ torch.tensor([*((n - 1) / 2 for n in b.mask.shape[1:]), 1.0]).double())[:3]
+        for b in (first, second)
+    ]
+    torch.testing.assert_close(*middles)
+    neurites = [float(b.state[:, 0][b.mask].mean()) for b in (first, second)]
+    assert neurites[0] == pytest.approx(neurites[1], rel=0.1)
+    assert second.scanner.field == 7.0
+
+
+def test_a_pair_is_a_function_of_its_number_and_workers_share_them():
+    again = list(islice(stream_pairs([onion()], 3, TWO), 2))
+    alone = next(stream_pairs([onion()], 3, TWO, start=1))
+    for a, b in zip(again[1], alone, strict=True):
+        torch.testing.assert_close(a.signal, b.signal, rtol=0, atol=0)
+    assert not torch.equal(again[0][0].clean, again[1][0].clean)
+    loader = torch.utils.data.DataLoader(Pairs([onion()], 3, TWO), batch_size=None, num_workers=1)
+    got = next(iter(loader))
+    torch.testing.assert_close(got[0].clean, again[0][0].clean, rtol=0, atol=0)
+
+
+def test_streams_give_the_threads_back():
+    before = torch.get_num_threads()
+    next(stream_pairs([onion()], 3, TWO))
+    batches(1, 1)
+    assert torch.get_num_threads() == before
+
+
+def test_an_unknown_machine_is_refused():
+    with pytest.raises(InputError, match="hcp7t"):
+        machine("hcp9t", "hcp3t")
