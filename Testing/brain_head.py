@@ -29,6 +29,8 @@ PLAIN = SubjectConfig(
     sharpness=(1, 1),
     folding=(0, 64.0),
     sulci=(0, 0),
+    width=(0, 0),
+    rim=(-100, -100),
     crossing=(1, 1),
 )
 """A subject without anything random about it."""

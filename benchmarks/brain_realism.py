@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _common import HERE, Results, rounded
-from _realism import FOLDERS, TUNED_ON, Seen, look, real_scan, simulated
+from _realism import FOLDERS, IDEAS, TUNED_ON, Seen, look, real_scan, simulated, without
 from scipy.stats import wasserstein_distance
 
 COMPARABLE = (("b1k_b2k", "Philips", "UIH"), ("Canon", "Toshiba"))
@@ -174,10 +174,15 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder for pictures side by side")
     parser.add_argument("--keep", type=Path, help="file to keep what was seen in, for the network")
     parser.add_argument("--variant", default="now", help="key of the results")
+    parser.add_argument("--without", choices=list(IDEAS), help="an idea to do without")
+    parser.add_argument("--views", nargs="+", help="of the network; default all")
+    parser.add_argument("--brief", action="store_true", help="keep no tables of the scans")
     parser.add_argument("--no-network", action="store_true")
     parser.add_argument("--name", default="brain_realism", help="of the file under results/")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.without:
+        without(options.without)
     real, made, told = gather(options)
     for name in options.scans:
         told[name]["distributions"] = distributions(name, real, made[name])
@@ -187,11 +192,13 @@ def main() -> None:
             picture(name, real[name], made[name][0], options.pictures / f"{name}.png")
     if options.keep:
         options.keep.write_bytes(pickle.dumps((real, made)))
-    value = {"subjects": options.subjects, "passed": passed(told), "scans": told}
+    value = {"subjects": options.subjects, "passed": passed(told)}
+    if not options.brief:
+        value["scans"] = told
     if not options.no_network:
         from _realism_net import accuracies
 
-        value["network"] = accuracies(real, made)
+        value["network"] = accuracies(real, made, options.views)
     Results(options.name).put(options.variant, value=value)
     short = {k: v for k, v in value.items() if k != "scans"}
     sys.stdout.write(json.dumps(short, indent=1) + "\n")

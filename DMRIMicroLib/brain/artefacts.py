@@ -32,10 +32,20 @@ class Bias:
     coefficients: Tensor
 
 
-def draw_bias(generator: torch.Generator, strength: float) -> Bias:
-    """Draw a bias field; `strength` is about the standard deviation of its logarithm."""
+SURFACE = (3, 4)
+"""Coefficients of `Bias` that make the signal rise towards the coils: of x^2 and y^2."""
+
+
+def draw_bias(generator: torch.Generator, strength: float, receive: float = 0.0) -> Bias:
+    """Draw a bias field.
+
+    `strength` is about the standard deviation of its logarithm, `receive` the mean of how much that
+    rises from the middle to the edges: coils lie around the head and see best what is near them.
+    """
     noise = torch.randn(9, generator=generator, dtype=torch.float64)
-    return Bias(strength * noise / 1.5)
+    coefficients = strength * noise / 1.5
+    coefficients[list(SURFACE)] += receive
+    return Bias(coefficients)
 
 
 def bias_field(bias: Bias, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -71,7 +81,7 @@ def noise_profile(strength: float, shape: tuple[int, ...], like: Tensor) -> Tens
 
 
 def line_response(
-    count: int, out: int, kept: float, partial: float, like: Tensor
+    count: int, out: int, kept: float, partial: float, like: Tensor, window: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Take a line of samples through a finite, partly filled k-space: two (out, count) matrices.
 
@@ -88,25 +98,34 @@ def line_response(
         0 to 1.
     partial : float
         0.5 to 1: share of k-space that is measured.
+    window : float
+        0 to 1: how much the highest frequencies are damped against ringing, by a Hamming window
+        (Handbook, section 13.1): 1 is that of Hann, 0 none.
     """
-    real, imaginary = _line_response(count, out, kept, partial)
+    real, imaginary = _line_response(count, out, kept, partial, window)
     return like.new_tensor(real), like.new_tensor(imaginary)
 
 
 @lru_cache(maxsize=64)
 def _line_response(
-    count: int, out: int, kept: float, partial: float
+    count: int, out: int, kept: float, partial: float, window: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     high = math.floor(kept * (out - 1) / 2)
     low = -math.floor((2 * partial - 1) * high)
     frequency = np.arange(low, high + 1)
     there, here = (np.arange(out) + 0.5) / out, (np.arange(count) + 0.5) / count
     angle = 2 * np.pi * (there[:, None] - here)[..., None] * frequency
-    return np.cos(angle).sum(-1) / count, np.sin(angle).sum(-1) / count
+    weight = 1 - window * np.sin(np.pi / 2 * frequency / max(high, 1)) ** 2
+    return np.cos(angle) @ weight / count, np.sin(angle) @ weight / count
 
 
 def through_k_space(
-    images: Tensor, shape: tuple[int, int], kept: float, partial: float, phase: int
+    images: Tensor,
+    shape: tuple[int, int],
+    kept: float,
+    partial: float,
+    phase: int,
+    window: float = 0.0,
 ) -> Tensor:
     """Magnitude of slices that were measured in a finite k-space: (k, x, y, z) -> (k, *shape, z).
 
@@ -116,17 +135,96 @@ def through_k_space(
         At least as fine as `shape` in the plane.
     shape : (int, int)
         Voxels in the plane.
-    kept, partial, phase
+    kept, partial, phase, window
         See `line_response`; only the phase direction is filled partly.
     """
     read = 1 - phase
-    across, _ = line_response(images.shape[1 + read], shape[read], kept, 1.0, images)
-    along, aside = line_response(images.shape[1 + phase], shape[phase], kept, partial, images)
+    across, _ = line_response(images.shape[1 + read], shape[read], kept, 1.0, images, window)
+    count = images.shape[1 + phase]
+    along, aside = line_response(count, shape[phase], kept, partial, images, window)
     images = _times(across, images, read)
     real = _times(along, images, phase)
     if partial == 1:
         return real.abs()
     return torch.hypot(real, _times(aside, images, phase))
+
+
+@dataclass(frozen=True, eq=False)
+class Eddy:
+    """What is left of the distortion by eddy currents: (m, 4) for m volumes.
+
+    Shift along the phase direction at the middle of the field of view, and what is added to it at
+    its end along the read, the phase and the slice direction: shear, scale and a shift that depends
+    on the slice [voxels].
+    """
+
+    terms: Tensor
+
+
+def draw_eddy(generator: torch.Generator, bvals: NDArray, bvecs: NDArray, strength: float) -> Eddy:
+    """Draw residual eddy distortion, linear in the gradient of each volume.
+
+    The field of a decaying current is that of the gradient that made it, plus one that does not
+    depend on the place: both are linear in the gradient's direction and strength (P. Jezzard, A. S.
+    Barnett, C. Pierpaoli, Magn. Reson. Med. 39 (1998) 801-812), so that each of the four terms is
+    a scalar product with a vector that belongs to the scanner.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+    bvals, bvecs : (m,), (m, 3) arrays
+    strength : float
+        Standard deviation of each term at the strongest weighting [voxels].
+    """
+    couplings = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    amplitude = torch.as_tensor(np.sqrt(bvals / max(bvals.max(), 1e-9)))[:, None]
+    return Eddy(strength * amplitude * (torch.tensor(bvecs, dtype=torch.float64) @ couplings))
+
+
+def distort(images: Tensor, eddy: Eddy, numbers: Tensor, phase: int) -> Tensor:
+    """Shift, shear and scale images along the phase direction: (k, x, y, z) -> (k, x, y, z).
+
+    Signal is kept: what is drawn out is dimmer.
+    """
+    terms = eddy.terms.to(images)[numbers.to(eddy.terms.device)][:, :, None, None, None]
+    here = _coordinates(images.shape[1:], images)
+    read, along, slices = here[1 - phase], here[phase], here[2]
+    shift = terms[:, 0] + terms[:, 1] * read + terms[:, 2] * along + terms[:, 3] * slices
+    count = images.shape[1 + phase]
+    index = torch.arange(count).to(images).view(-1, *[1] * (2 - phase))
+    at = (index + shift).clamp(0, count - 1)
+    low = at.floor().clamp_max(count - 2)
+    part = at - low
+    before = images.gather(1 + phase, low.long())
+    after = images.gather(1 + phase, low.long() + 1)
+    return torch.lerp(before, after, part) * (1 + 2 * terms[:, 2] / (count - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Pulsation:
+    """Signal lost to the pulse, about the middle of the brain: (m,) strength of each volume."""
+
+    strength: Tensor
+
+
+def draw_pulsation(generator: torch.Generator, bvals: NDArray, strength: float) -> Pulsation:
+    """Draw how much each volume loses to the pulse: on average `strength` at the largest b.
+
+    Brain stem and the middle of the brain move with the heart beat, by an amount that depends on
+    when in it a volume was measured (S. Skare, J. L. Andersson, Magn. Reson. Imaging 19 (2001)
+    1125-1128).
+    """
+    wave = torch.rand(len(bvals), generator=generator, dtype=torch.float64)
+    share = torch.as_tensor(bvals / max(bvals.max(), 1e-9))
+    return Pulsation(3 * strength * share * wave**2)  # the mean of wave^2 is 1/3
+
+
+def pulsate(images: Tensor, pulsation: Pulsation, numbers: Tensor) -> Tensor:
+    """Dim the middle of the head: (k, x, y, z) of volumes (k,) -> (k, x, y, z)."""
+    x, y, z = _coordinates(images.shape[1:], images)
+    near = torch.exp(-4 * (x * x + y * y) - (z + 1) ** 2 / 2)
+    loss = pulsation.strength[numbers.cpu()].to(images)
+    return images * torch.exp(-loss[:, None, None, None] * near)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .anatomy import Anatomy
 from .fields import Image, grid_points
+from .sulci import outside
 
 SAME_AXIS = 0.7
 """Fibres of neighbouring voxels are one population where the cosine of their angle is above this
@@ -33,7 +34,9 @@ class Head:
         self.device = torch.device(device)
         affine = anatomy.affine.to(device, torch.float64)
         tissue = anatomy.tissue.to(device, torch.float32)
-        scalars = torch.cat([tissue, anatomy.coherence.to(tissue)[None]])
+        size = anatomy.affine[:3, :3].norm(dim=0).cpu().numpy()
+        hull = torch.from_numpy(outside(anatomy.tissue.float().sum(0).cpu().numpy(), size))
+        scalars = torch.cat([tissue, anatomy.coherence.to(tissue)[None], hull.to(tissue)[None]])
         self.scalars = Image(scalars, affine)
         self.axes = Image(anatomy.peaks.to(tissue).flatten(0, 1), affine)
         self.bundles = anatomy.bundle.to(device).flatten()
@@ -45,13 +48,19 @@ class Head:
         """Fractions of `anatomy.CLASSES`: (n, 3) RAS [mm] -> (n, 4)."""
         return self.scalars(points)[:, :4]
 
+    def tissue_and_hull(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """`tissue`, and the distance from the hull (n,), negative within [mm]."""
+        scalars = self.scalars(points)
+        return scalars[:, :4], scalars[:, 5]
+
     def at(self, points: Tensor) -> Spots:
         """All that is known of points: (n, 3) RAS [mm]."""
         row, weight = self.scalars.corners(points)
         near = row.gather(1, weight.argmax(1, keepdim=True))[:, 0]
         scalars = self.scalars.at(row, weight)
         directions, size = _populations(self.axes.rows.unflatten(1, (-1, 3)), row, weight, near)
-        return Spots(scalars[:, :4], scalars[:, 4], self.bundles[near].long(), directions, size)
+        bundle = self.bundles[near].long()
+        return Spots(scalars[:, :4], scalars[:, 4], scalars[:, 5], bundle, directions, size)
 
 
 def _populations(axes: Tensor, row: Tensor, weight: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,6 +91,8 @@ class Spots:
         Fractions of `anatomy.CLASSES`.
     coherence : (n,) tensor
         Parallelism of the fibres, 0 to 1.
+    hull : (n,) tensor
+        Distance from the brain's hull, negative within [mm].
     bundle : (n,) int64 tensor
         Label of the nearest voxel.
     directions : (n, k, 3) tensor
@@ -92,6 +103,7 @@ class Spots:
 
     tissue: Tensor
     coherence: Tensor
+    hull: Tensor
     bundle: Tensor
     directions: Tensor
     size: Tensor

@@ -6,6 +6,7 @@ grid of any anatomy. So patches of one brain, and one brain on the grids of two 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from .head import Head, head_of
 from .infant import check_age, head_size, maturity
 from .lesions import Lesion, apply, draw_lesion
 from .placing import Placed, place
+from .sulci import draw_pattern, fluid_around, layered, opened, ranks, stretched
 from .tissues import coherent, compose, parameters
 from .values import PARAMETERS, bundle_offsets
 from .volume import StateVolume
@@ -31,9 +33,6 @@ LABELS = 256
 
 CHUNK = 1 << 15
 """Voxels rendered at a time: what they need stays in the processor's cache."""
-
-TINY = 1e-12
-"""Keeps a quotient finite where there is nothing."""
 
 BRAIN = 0.02
 """A voxel with less brain than this share is outside the mask."""
@@ -56,11 +55,16 @@ class SubjectConfig:
         Range of the power that tissue probabilities are raised to: 1 leaves an atlas' blur, more
         makes voxels purer.
     folding : (float, float)
-        Standard deviation of the random logits added to the tissue probabilities, and distance of
-        their control points [mm]: gyri that are the subject's own.
+        How far gyri of the subject's own are taken out of the tissue probabilities (0 not at all, 1
+        to one class everywhere), and distance of the control points of their pattern [mm]: sulci
+        are about 2.5 times that apart. See `sulci`.
     sulci : (float, float)
         Range of what is added to the logit of cerebrospinal fluid: an atlas, being a mean of many
         brains, blurs their sulci away; more of it is atrophy.
+    width : (float, float)
+        Range of the least share of fluid in a sulcus, relative to that of its cortex.
+    rim : (float, float)
+        Range of how far the fluid around the brain reaches beyond its hull [mm].
     crossing : (float, float)
         Range of the power that the sizes of fibre populations are raised to; large ones leave one.
     age : float or None
@@ -76,9 +80,11 @@ class SubjectConfig:
     bundle: float = 0.3
     coarse: tuple[float, float] = (0.3, 28.0)
     fine: tuple[float, float] = (0.45, 5.0)
-    sharpness: tuple[float, float] = (1.5, 2.8)
-    folding: tuple[float, float] = (1.0, 6.0)
-    sulci: tuple[float, float] = (-0.2, 0.9)
+    sharpness: tuple[float, float] = (0.9, 1.3)
+    folding: tuple[float, float] = (0.9, 3.8)
+    sulci: tuple[float, float] = (-1.5, 0.0)
+    width: tuple[float, float] = (0.05, 0.22)
+    rim: tuple[float, float] = (-1.0, 1.0)
     crossing: tuple[float, float] = (0.75, 1.3)
     age: float | None = None
     lesion: str | None = None
@@ -98,9 +104,9 @@ class Subject:
         Of each bundle; label 0 has none.
     coarse, fine : Field
         p channels each, in half widths.
-    folding : Field
-        Four channels: logits of the classes.
-    sharpness, sulci, crossing : float
+    pattern : Field
+        One channel, whose zeros are sulci.
+    folding, sharpness, sulci, width, rim, crossing : float
     age : float or None
         Months.
     lesion : Lesion or None
@@ -111,9 +117,12 @@ class Subject:
     bundle: Tensor
     coarse: Field
     fine: Field
-    folding: Field
+    pattern: Field
+    folding: float
     sharpness: float
     sulci: float
+    width: float
+    rim: float
     crossing: float
     age: float | None
     lesion: Lesion | None
@@ -142,9 +151,12 @@ def draw_subject(generator: torch.Generator, config: SubjectConfig | None = None
         bundle,
         scaled(config.coarse, p),
         scaled(config.fine, p),
-        scaled(config.folding, 4),
+        draw_pattern(generator, config.folding[1]),
+        config.folding[0],
         between(config.sharpness),
         between(config.sulci),
+        between(config.width),
+        between(config.rim),
         between(config.crossing),
         config.age,
         None if config.lesion is None else draw_lesion(generator, config.lesion, config.masks),
@@ -207,16 +219,23 @@ class Body:
         self.warp: Warp = deformation.on(self.head.centre, device)
         self.coarse: Image = subject.coarse.dense(device)
         self.fine: Image = subject.fine.dense(device)
-        self.folding: Image = subject.folding.dense(device)
+        self.pattern: Image = subject.pattern.dense(device)
         own = subject.bundle[: len(anatomy.bundles) + 1]
         self.bundles = (own + bundle_offsets(anatomy.bundles)).to(device)
 
-    def own_tissue(self, tissue: Tensor, from_middle: Tensor) -> Tensor:
-        """Fractions of the classes in this subject, which sum to 1: (n, 4), (n, 3) -> (n, 4)."""
-        logits = self.folding(from_middle)
-        logits[:, CLASSES.index("csf")] += self.subject.sulci
-        share = tissue.clamp(0, 1).pow(self.subject.sharpness) * torch.exp(logits)
-        return share / share.sum(1, keepdim=True).clamp_min(TINY)
+    def own_tissue(self, tissue: Tensor, hull: Tensor, from_middle: Tensor) -> Tensor:
+        """Fractions of the classes in this subject, which sum to 1: (n, 4).
+
+        From those of the atlas (n, 4), the distance from the hull (n,) and from the middle (n, 3).
+        """
+        subject = self.subject
+        share = fluid_around(tissue.clamp(0, 1), hull, subject.rim).pow(subject.sharpness)
+        share[:, CLASSES.index("csf")] *= math.exp(subject.sulci)
+        share = opened(share, subject.width)
+        across = from_middle[:, 0] + self.head.centre[0]
+        pattern = self.pattern(stretched(from_middle))[:, 0]
+        rank = ranks(pattern, across, share[:, CLASSES.index("cortex")])
+        return layered(share, rank, subject.folding)
 
 
 @lru_cache(maxsize=4)
@@ -228,7 +247,8 @@ def body_of(anatomy: Anatomy, subject: Subject, device: torch.device) -> Body:
 def _visible(body: Body, points: Tensor) -> tuple[Tensor, Tensor]:
     """Share of each point that is brain, and whether that is any."""
     source, _ = body.warp(points)
-    fill = body.head.tissue(source).sum(1).clamp(0, 1)
+    tissue, hull = body.head.tissue_and_hull(source)
+    fill = fluid_around(tissue, hull, body.subject.rim).sum(1).clamp(0, 1)
     within = (points - body.head.centre).abs().amax(1) < EXTENT / 2
     return fill, (fill > BRAIN) & within
 
@@ -239,7 +259,7 @@ def _render_points(body: Body, points: Tensor) -> tuple[TissueState, Tensor, Ten
     source, jacobian = body.warp(points)
     spots = body.head.at(source)
     from_middle = source - body.head.centre
-    tissue = body.own_tissue(spots.tissue, from_middle)
+    tissue = body.own_tissue(spots.tissue, spots.hull, from_middle)
     deviation = (body.coarse(from_middle) + body.fine(from_middle))[:, None]
     deviation = deviation + subject.person.to(points)
     size = spots.size**subject.crossing

@@ -56,11 +56,11 @@ class Scanner:
         See `artefacts.noise_profile`.
     ringing : bool
         Whether images come from a finite k-space; else voxels are boxes.
-    kept, partial : float
+    kept, partial, window : float
         See `artefacts.line_response`.
     phase : {0, 1}
         In-plane axis of phase encoding.
-    bias, transmit, ghost, dropouts : float
+    bias, receive, transmit, ghost, dropouts, eddy, pulsation : float
         Strengths, see `artefacts`.
     moves : int
         How often the head moves during the scan.
@@ -84,11 +84,15 @@ class Scanner:
     ringing: bool = False
     kept: float = 1.0
     partial: float = 1.0
+    window: float = 0.0
     phase: int = 1
     bias: float = 0.0
+    receive: float = 0.0
     transmit: float = 0.0
     ghost: float = 0.0
     dropouts: float = 0.0
+    eddy: float = 0.0
+    pulsation: float = 0.0
     moves: int = 0
     degrees: float = 0.0
     mm: float = 0.0
@@ -219,11 +223,20 @@ class _Chain:
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         """Noise-free images (k, x, y, z) of volumes (k,) -> as measured, on the scanner's grid."""
         scanner, drawn = self.scanner, self.drawn
+        if scanner.eddy:
+            images = artefacts.distort(images, drawn.eddy, numbers, scanner.phase)
         if scanner.ringing:
             images = artefacts.through_k_space(
-                images, self.grid.shape[:2], scanner.kept, scanner.partial, scanner.phase
+                images,
+                self.grid.shape[:2],
+                scanner.kept,
+                scanner.partial,
+                scanner.phase,
+                scanner.window,
             )
         images = images * self.factor
+        if scanner.pulsation:
+            images = artefacts.pulsate(images, drawn.pulsation, numbers)
         if scanner.ghost:
             images = artefacts.add_ghost(images, drawn.ghost, scanner.phase)
         images = artefacts.drop_slices(images, numbers, drawn.dropouts)
@@ -250,6 +263,8 @@ class _Drawn:
     bias: artefacts.Bias
     ghost: artefacts.Ghost
     dropouts: artefacts.Dropouts
+    eddy: artefacts.Eddy
+    pulsation: artefacts.Pulsation
 
 
 def _draw(acq: Acquisition, scanner: Scanner, generator: torch.Generator) -> _Drawn:
@@ -262,9 +277,11 @@ def _draw(acq: Acquisition, scanner: Scanner, generator: torch.Generator) -> _Dr
     return _Drawn(
         played,
         artefacts.draw_motion(generator, len(acq), scanner.moves, scanner.degrees, scanner.mm),
-        artefacts.draw_bias(generator, scanner.bias),
+        artefacts.draw_bias(generator, scanner.bias, scanner.receive),
         artefacts.draw_ghost(generator, scanner.ghost),
         artefacts.draw_dropouts(generator, weighted, scanner.dropouts),
+        artefacts.draw_eddy(generator, acq.bvals, acq.bvecs, scanner.eddy),
+        artefacts.draw_pulsation(generator, acq.bvals, scanner.pulsation),
     )
 
 
