@@ -14,7 +14,8 @@ from toy_anatomy import onion
 
 import DMRIMicroLib as dm
 from DMRIMicroLib.acquisition import Acquisition
-from DMRIMicroLib.brain.phantom import draw_subject
+from DMRIMicroLib.brain.deform import DeformationConfig
+from DMRIMicroLib.brain.phantom import SubjectConfig, draw_subject
 from DMRIMicroLib.brain.protocols import ProtocolConfig, named
 from DMRIMicroLib.brain.relaxation import unweighted
 from DMRIMicroLib.brain.scanner import Scanner, scan
@@ -150,6 +151,18 @@ def test_lesions_and_ages_are_asked_of_the_subject():
     assert infant.provenance["subject"]["age"] == 3.0
     free = [np.mean(s.truth["state_neurite"].data[s.truth.mask]) for s in (plain, infant)]
     assert free[1] < free[0]
+
+
+def test_the_field_of_view_holds_a_brain_that_is_larger_and_elsewhere():
+    moved = DeformationConfig(translation=30.0, scale=0.2)
+    for seed in range(4):
+        made = simulate(
+            onion(), seed=seed, subject=SubjectConfig(deformation=moved), **QUICK | {"models": []}
+        )
+        mask = made.scan.mask
+        edges = [mask.take(k, axis).any() for axis in range(3) for k in (0, -1)]
+        assert mask.any()
+        assert not any(edges), seed
 
 
 def test_usual_scanners_are_worse_at_low_field():

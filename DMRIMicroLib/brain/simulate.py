@@ -26,8 +26,9 @@ from ..models import MODELS
 from ..scan import Scan
 from ..version import __version__
 from .anatomy import Anatomy
+from .fields import EXTENT
 from .grid import covering
-from .phantom import SubjectConfig, draw_subject, render
+from .phantom import Subject, SubjectConfig, draw_subject, render
 from .protocols import named
 from .scanner import Scanner, scan
 from .truth import orientations, truth
@@ -35,6 +36,9 @@ from .volume import StateVolume
 
 FINER = 2
 """Pieces of tissue along each edge of a voxel."""
+
+SEARCH = 5.0
+"""Voxel size of the grid on which a subject's brain is looked for [mm]."""
 
 MARGIN = 8.0
 """Empty space around the head, on each side [mm]: the field of view is larger than the brain."""
@@ -187,7 +191,7 @@ def simulate(
     }
     with one_thread_each():  # a busy core would hold up every small operation
         report(0.0, "Making the tissue")
-        affine, shape = fine_grid(anatomy, scanner, finer)
+        affine, shape = fine_grid(anatomy, scanner, finer, person)
         volume = render(anatomy, person, affine, shape, device)
         report(RENDERED, "Scanning")
         seen = scan(volume, acquisition, scanner, generator_for(seed, "scanner"))
@@ -233,22 +237,45 @@ def generator_for(seed: int, purpose: str) -> torch.Generator:
 
 
 def fine_grid(
-    anatomy: Anatomy, scanner: Scanner, finer: int = FINER
+    anatomy: Anatomy, scanner: Scanner, finer: int = FINER, subject: Subject | None = None
 ) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """Return the grid on which to render, so that voxels of the scanner hold whole pieces of it."""
-    brain = (anatomy.tissue.sum(0) > 0.1).nonzero()
-    low, high = brain.min(0).values.double(), brain.max(0).values.double()
-    edge = anatomy.affine[:3, :3].norm(dim=0)
+    """Return the grid on which to render, so that voxels of the scanner hold whole pieces of it.
+
+    It holds the brain of the anatomy, or of a subject, who may be larger and lie elsewhere.
+    """
+    if subject is None:
+        affine, brain = anatomy.affine, anatomy.tissue.sum(0) > 0.1
+    else:
+        affine, brain = _whole_brain(anatomy, subject)
+    inside = brain.nonzero()
+    low, high = inside.min(0).values.double(), inside.max(0).values.double()
+    edge = affine[:3, :3].norm(dim=0)
     pad = torch.ceil(MARGIN / edge)
     first, last = low - pad, high + pad
-    box = anatomy.affine.clone()
-    box[:3, 3] += anatomy.affine[:3, :3] @ first
+    box = affine.clone()
+    box[:3, 3] += affine[:3, :3] @ first
     shape = tuple(int(n) for n in last - first + 1)
     coarse = covering(box, shape, scanner.voxel, scanner.gap)
     # slices and the gaps between them are cut alike
     slices = math.ceil(finer * coarse.voxel[2] / scanner.voxel[2] - 1e-6)
     parts = coarse.refined((finer, finer, slices))
     return parts.affine, parts.shape
+
+
+def _whole_brain(anatomy: Anatomy, subject: Subject) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where a subject's brain is, on a coarse grid of all the space that a head may fill.
+
+    A lesion does not count: the field of view is the same with it and without.
+    """
+    tissue = (anatomy.tissue.sum(0) > 0.1).nonzero().double()
+    middle = anatomy.affine[:3, :3] @ tissue.mean(0) + anatomy.affine[:3, 3]
+    axes = anatomy.affine[:3, :3] / anatomy.affine[:3, :3].norm(dim=0)
+    count = int(EXTENT / SEARCH)
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[:3, :3] = SEARCH * axes
+    affine[:3, 3] = middle - affine[:3, :3] @ torch.full((3,), (count - 1) / 2).double()
+    well = replace(subject, lesion=None)
+    return affine, render(anatomy, well, affine, (count,) * 3, "cpu").mask
 
 
 def state_tensors(volume: StateVolume) -> dict[str, torch.Tensor]:
