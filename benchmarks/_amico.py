@@ -22,10 +22,11 @@ GAMMA = 2.675987e8
 
 @dataclass
 class Amico:
-    """Maps by name, and CPU seconds of each step."""
+    """Maps by name, CPU seconds of each step, and main directions (n, 3) if the model has them."""
 
     maps: dict[str, np.ndarray]
     cpu: dict[str, float] = field(default_factory=dict)
+    directions: np.ndarray | None = None
 
 
 def available() -> bool:
@@ -82,4 +83,7 @@ def fit(signal: np.ndarray, acq, model: str = "NODDI") -> Amico:
         job.fit()
         cpu["fit"] = (clock() - start)[1]
     values = job.RESULTS["MAPs"].reshape(len(signal), -1).T
-    return Amico(dict(zip(job.model.maps_name, values, strict=True)), cpu)
+    directions = job.RESULTS.get("DIRs")
+    if directions is not None:
+        directions = np.asarray(directions)[:, 0, 0].reshape(len(signal), -1)[:, :3]
+    return Amico(dict(zip(job.model.maps_name, values, strict=True)), cpu, directions)
