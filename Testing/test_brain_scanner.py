@@ -9,7 +9,7 @@ import torch
 from digital_ball import ball_of_tissue
 from phantom import protocol
 
-from DMRIMicroLib.brain import artefacts
+from DMRIMicroLib.brain import artefacts, unsteady
 from DMRIMicroLib.brain.anatomy import CLASSES
 from DMRIMicroLib.brain.grid import covering, overlap
 from DMRIMicroLib.brain.kernels import soma_diffusivity, stick_kernel
@@ -275,11 +275,11 @@ def test_a_window_calms_ringing():
 
 def test_eddy_currents_move_weighted_volumes_along_the_phase_direction():
     acq = shells()
-    eddy = artefacts.draw_eddy(seeded(), acq.bvals, acq.bvecs, 0.5)
+    eddy = unsteady.draw_eddy(seeded(), acq.bvals, acq.bvecs, 0.5)
     assert (eddy.terms[acq.bvals == 0] == 0).all()
     strongest = eddy.terms[torch.as_tensor(acq.bvals == acq.bvals.max())]
     assert 0.1 < float(strongest.std()) < 1.5
-    opposite = artefacts.draw_eddy(seeded(), acq.bvals, -acq.bvecs, 0.5)
+    opposite = unsteady.draw_eddy(seeded(), acq.bvals, -acq.bvecs, 0.5)
     torch.testing.assert_close(opposite.terms, -eddy.terms)
 
 
@@ -289,7 +289,7 @@ def test_distortion_is_a_shift_with_shear_and_scale(phase):
     if phase == 1:
         ramp = torch.arange(21.0)[:, None].expand(21, 21, 3)[None]
     terms = torch.tensor([[0.5, 1.0, 0.0, 0.25]], dtype=torch.float64)
-    got = artefacts.distort(ramp, artefacts.Eddy(terms), torch.tensor([0]), phase)
+    got = unsteady.distort(ramp, unsteady.Eddy(terms), torch.tensor([0]), phase)
     at = [0, 10, 10, 2]
     at[1 + phase] = 8
     assert float(got[tuple(at)]) == pytest.approx(8 + 0.5 + 0.25)
@@ -297,17 +297,17 @@ def test_distortion_is_a_shift_with_shear_and_scale(phase):
     assert float(got[tuple(at)]) == pytest.approx(8 + 0.5 + 1.0 + 0.25)
     blob = torch.zeros(1, 41, 41, 1)
     blob[:, 12:29, 12:29] = 1
-    wide = artefacts.Eddy(torch.tensor([[0.0, 0.0, 1.5, 0.0]], dtype=torch.float64))
-    drawn = artefacts.distort(blob, wide, torch.tensor([0]), phase)
+    wide = unsteady.Eddy(torch.tensor([[0.0, 0.0, 1.5, 0.0]], dtype=torch.float64))
+    drawn = unsteady.distort(blob, wide, torch.tensor([0]), phase)
     assert float(drawn.sum()) == pytest.approx(float(blob.sum()), rel=0.01)
 
 
 def test_the_pulse_dims_the_middle_of_weighted_volumes():
     bvals = np.array([0.0, *[1000.0] * 400])
-    pulse = artefacts.draw_pulsation(seeded(), bvals, 0.2)
+    pulse = unsteady.draw_pulsation(seeded(), bvals, 0.2)
     assert float(pulse.strength[0]) == 0
     assert float(pulse.strength[1:].mean()) == pytest.approx(0.2, rel=0.15)
-    got = artefacts.pulsate(torch.ones(1, 17, 17, 5), pulse, torch.tensor([1]))[0]
+    got = unsteady.pulsate(torch.ones(1, 17, 17, 5), pulse, torch.tensor([1]))[0]
     assert float(got[8, 8, 0]) < float(got[0, 8, 0]) <= 1
     assert float(got[8, 8, 0]) < float(got[8, 8, 4])
 

@@ -34,12 +34,12 @@ PARTIAL = {"Prisma": 0.75}
 USUAL_PARTIAL = 0.8
 
 MACHINES = {
-    "Canon": {"eddy": 0.9, "pulsation": 0.06, "window": 0.3},
+    "Canon": {"eddy": 0.45, "pulsation": 0.06, "window": 0.3},
     "Philips": {"receive": 0.1, "window": 0.1},
 }
 """What is unusual about the scanners of `TUNED_ON`, chosen with their scans."""
 
-USUAL = {"receive": 0.35, "eddy": 0.15, "pulsation": 0.03}
+USUAL = {"receive": 0.35, "eddy": 0.075, "pulsation": 0.03}
 """What every scanner does that `simulate.usual_scanner` does not."""
 
 SUBJECT: dict[str, tuple[float, float]] = {}

@@ -8,6 +8,7 @@ real and simulated patches counting the same. 0.5 is chance.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,20 +22,14 @@ EDGE = 32
 FOLDS = (("b1k_b2k", "Toshiba"), ("UIH", "Prisma"), ("Philips", "Canon"))
 """Scans that are held out together."""
 
-PER_SCAN = 240
-"""Patches of each scan, and as many of the brains like it."""
-
 BRAIN = 0.6
 """Least share of a patch that is brain."""
 
-STEPS, BATCH, RATE, DECAY = 150, 64, 2e-3, 1e-2
-"""Of training: the loss is flat after that."""
+BATCH, RATE, DECAY = 64, 2e-3, 1e-2
+"""Of training."""
 
 SMOOTH = 1.0
 """Width of the blur that takes texture away [voxels]."""
-
-SEEDS = 2
-"""Networks whose accuracies are averaged."""
 
 View = Callable[[np.ndarray], np.ndarray]
 
@@ -112,13 +107,13 @@ def network(channels: int) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 1))
 
 
-def trained(x: torch.Tensor, y: torch.Tensor, seed: int) -> nn.Module:
+def trained(x: torch.Tensor, y: torch.Tensor, seed: int, steps: int) -> nn.Module:
     """Network that tells y = 1 from y = 0."""
     torch.manual_seed(seed)
     net = network(x.shape[1])
     optimiser = torch.optim.AdamW(net.parameters(), RATE, weight_decay=DECAY)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(STEPS):
+    for _ in range(steps):
         rows = torch.randint(len(x), (BATCH,), generator=generator)
         loss = nn.functional.binary_cross_entropy_with_logits(net(x[rows])[:, 0], y[rows])
         optimiser.zero_grad()
@@ -135,7 +130,30 @@ def balanced(net: nn.Module, real: torch.Tensor, made: torch.Tensor) -> float:
         )
 
 
-def accuracies(real: dict, made: dict, views: Sequence[str] | None = None) -> dict:
+@dataclass(frozen=True)
+class Effort:
+    """How much is put into a network.
+
+    Attributes
+    ----------
+    patches : int
+        Of each scan, and as many of the brains like it.
+    steps, networks : int
+        Of training, and how many networks are averaged.
+    """
+
+    patches: int = 240
+    steps: int = 150
+    networks: int = 2
+
+
+QUICK = Effort(120, 100, 1)
+"""Enough to compare variants."""
+
+
+def accuracies(
+    real: dict, made: dict, views: Sequence[str] | None = None, effort: Effort = Effort()
+) -> dict:
     """Held-out accuracy of views (all, by default), in the mean and by held-out scan.
 
     Scans are held out as `FOLDS` say; two scans that are held out together, and all there is, one
@@ -144,13 +162,13 @@ def accuracies(real: dict, made: dict, views: Sequence[str] | None = None) -> di
     rng = np.random.default_rng(0)
     lots = {}
     for name, seen in real.items():
-        share = PER_SCAN // len(made[name])
+        share = effort.patches // len(made[name])
         fakes = np.concatenate([patches(s, share, rng) for s in made[name]])
-        lots[name] = (patches(seen, PER_SCAN, rng), fakes)
-    return {view: judged(lots, VIEWS[view]) for view in views or VIEWS}
+        lots[name] = (patches(seen, effort.patches, rng), fakes)
+    return {view: judged(lots, VIEWS[view], effort) for view in views or VIEWS}
 
 
-def judged(lots: dict[str, tuple[np.ndarray, np.ndarray]], show: View) -> dict:
+def judged(lots: dict[str, tuple[np.ndarray, np.ndarray]], show: View, effort: Effort) -> dict:
     """Accuracy in one view, in the mean and by held-out scan."""
     shown = {k: [torch.tensor(show(x).copy()).float() for x in v] for k, v in lots.items()}
     by_scan: dict[str, float] = {}
@@ -163,7 +181,7 @@ def judged(lots: dict[str, tuple[np.ndarray, np.ndarray]], show: View) -> dict:
         y = torch.cat(
             [torch.full((len(p),), 1.0 - i) for k in seen for i, p in enumerate(shown[k])]
         )
-        nets = [trained(x, y, seed) for seed in range(SEEDS)]
+        nets = [trained(x, y, seed, effort.steps) for seed in range(effort.networks)]
         for name in set(fold) & set(shown):
             by_scan[name] = rounded(float(np.mean([balanced(n, *shown[name]) for n in nets])), 3)
     return {

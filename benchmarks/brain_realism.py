@@ -176,6 +176,7 @@ def main() -> None:
     parser.add_argument("--variant", default="now", help="key of the results")
     parser.add_argument("--without", choices=list(IDEAS), help="an idea to do without")
     parser.add_argument("--views", nargs="+", help="of the network; default all")
+    parser.add_argument("--quick", action="store_true", help="less work for the network")
     parser.add_argument("--brief", action="store_true", help="keep no tables of the scans")
     parser.add_argument("--no-network", action="store_true")
     parser.add_argument("--name", default="brain_realism", help="of the file under results/")
@@ -196,9 +197,10 @@ def main() -> None:
     if not options.brief:
         value["scans"] = told
     if not options.no_network:
-        from _realism_net import accuracies
+        from _realism_net import QUICK, Effort, accuracies
 
-        value["network"] = accuracies(real, made, options.views)
+        effort = QUICK if options.quick else Effort()
+        value["network"] = accuracies(real, made, options.views, effort)
     Results(options.name).put(options.variant, value=value)
     short = {k: v for k, v in value.items() if k != "scans"}
     sys.stdout.write(json.dumps(short, indent=1) + "\n")

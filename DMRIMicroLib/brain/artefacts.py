@@ -50,7 +50,7 @@ def draw_bias(generator: torch.Generator, strength: float, receive: float = 0.0)
 
 def bias_field(bias: Bias, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Factor of every voxel, 1 in the middle: (x, y, z)."""
-    x, y, z = _coordinates(shape, like)
+    x, y, z = coordinates(shape, like)
     c = bias.coefficients.to(like)
     powers = (x, y, z, x * x, y * y, z * z, x * y, x * z, y * z)
     return torch.exp(sum(c[k] * p for k, p in enumerate(powers)))
@@ -64,7 +64,7 @@ def transmit_field(strength: float, shape: tuple[int, ...], like: Tensor) -> Ten
     by `strength` at the edges. A spin echo with nominal angles of 90 and 180 degrees and a field f
     times the nominal keeps sin(f 90) sin(f 90)^2 of its signal.
     """
-    x, y, z = _coordinates(shape, like)
+    x, y, z = coordinates(shape, like)
     f = 1 + strength * (0.4 - (x * x + y * y + 0.5 * z * z))
     return torch.sin(math.pi / 2 * f).abs() ** 3
 
@@ -75,7 +75,7 @@ def noise_profile(strength: float, shape: tuple[int, ...], like: Tensor) -> Tens
     Parallel imaging amplifies noise in the middle of the head, where coils are alike (K. P.
     Pruessmann et al., Magn. Reson. Med. 42 (1999) 952-962).
     """
-    x, y, z = _coordinates(shape, like)
+    x, y, z = coordinates(shape, like)
     profile = 1 + strength * torch.exp(-2 * (x * x + y * y + 0.3 * z * z))
     return profile / profile.mean()
 
@@ -147,84 +147,6 @@ def through_k_space(
     if partial == 1:
         return real.abs()
     return torch.hypot(real, _times(aside, images, phase))
-
-
-@dataclass(frozen=True, eq=False)
-class Eddy:
-    """What is left of the distortion by eddy currents: (m, 4) for m volumes.
-
-    Shift along the phase direction at the middle of the field of view, and what is added to it at
-    its end along the read, the phase and the slice direction: shear, scale and a shift that depends
-    on the slice [voxels].
-    """
-
-    terms: Tensor
-
-
-def draw_eddy(generator: torch.Generator, bvals: NDArray, bvecs: NDArray, strength: float) -> Eddy:
-    """Draw residual eddy distortion, linear in the gradient of each volume.
-
-    The field of a decaying current is that of the gradient that made it, plus one that does not
-    depend on the place: both are linear in the gradient's direction and strength (P. Jezzard, A. S.
-    Barnett, C. Pierpaoli, Magn. Reson. Med. 39 (1998) 801-812), so that each of the four terms is
-    a scalar product with a vector that belongs to the scanner.
-
-    Parameters
-    ----------
-    generator : torch.Generator
-    bvals, bvecs : (m,), (m, 3) arrays
-    strength : float
-        Standard deviation of each term at the strongest weighting [voxels].
-    """
-    couplings = torch.randn(3, 4, generator=generator, dtype=torch.float64)
-    amplitude = torch.as_tensor(np.sqrt(bvals / max(bvals.max(), 1e-9)))[:, None]
-    return Eddy(strength * amplitude * (torch.tensor(bvecs, dtype=torch.float64) @ couplings))
-
-
-def distort(images: Tensor, eddy: Eddy, numbers: Tensor, phase: int) -> Tensor:
-    """Shift, shear and scale images along the phase direction: (k, x, y, z) -> (k, x, y, z).
-
-    Signal is kept: what is drawn out is dimmer.
-    """
-    terms = eddy.terms.to(images)[numbers.to(eddy.terms.device)][:, :, None, None, None]
-    here = _coordinates(images.shape[1:], images)
-    read, along, slices = here[1 - phase], here[phase], here[2]
-    shift = terms[:, 0] + terms[:, 1] * read + terms[:, 2] * along + terms[:, 3] * slices
-    count = images.shape[1 + phase]
-    index = torch.arange(count).to(images).view(-1, *[1] * (2 - phase))
-    at = (index + shift).clamp(0, count - 1)
-    low = at.floor().clamp_max(count - 2)
-    part = at - low
-    before = images.gather(1 + phase, low.long())
-    after = images.gather(1 + phase, low.long() + 1)
-    return torch.lerp(before, after, part) * (1 + 2 * terms[:, 2] / (count - 1))
-
-
-@dataclass(frozen=True, eq=False)
-class Pulsation:
-    """Signal lost to the pulse, about the middle of the brain: (m,) strength of each volume."""
-
-    strength: Tensor
-
-
-def draw_pulsation(generator: torch.Generator, bvals: NDArray, strength: float) -> Pulsation:
-    """Draw how much each volume loses to the pulse: on average `strength` at the largest b.
-
-    Brain stem and the middle of the brain move with the heart beat, by an amount that depends on
-    when in it a volume was measured (S. Skare, J. L. Andersson, Magn. Reson. Imaging 19 (2001)
-    1125-1128).
-    """
-    wave = torch.rand(len(bvals), generator=generator, dtype=torch.float64)
-    share = torch.as_tensor(bvals / max(bvals.max(), 1e-9))
-    return Pulsation(3 * strength * share * wave**2)  # the mean of wave^2 is 1/3
-
-
-def pulsate(images: Tensor, pulsation: Pulsation, numbers: Tensor) -> Tensor:
-    """Dim the middle of the head: (k, x, y, z) of volumes (k,) -> (k, x, y, z)."""
-    x, y, z = _coordinates(images.shape[1:], images)
-    near = torch.exp(-4 * (x * x + y * y) - (z + 1) ** 2 / 2)
-    loss = pulsation.strength[numbers.cpu()].to(images)
-    return images * torch.exp(-loss[:, None, None, None] * near)
 
 
 @dataclass(frozen=True)
@@ -319,7 +241,7 @@ def draw_motion(
     return Motion(pose, turn, mm * steps[:, 3:])
 
 
-def _coordinates(shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, ...]:
+def coordinates(shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, ...]:
     """Positions from -1 to 1 over the field of view, along each axis."""
     axes = [torch.linspace(-1, 1, n, dtype=torch.float64).to(like) for n in shape]
     return torch.meshgrid(*axes, indexing="ij")

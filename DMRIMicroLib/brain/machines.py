@@ -19,23 +19,23 @@ THICK = {0.064: 2.0, 0.55: 2.0, 1.5: 1.8, 3.0: 1.5, 7.0: 1.2}
 SCANNERS = {
     "hcp3t": Scanner(
         "HCP 3 T", 3.0, (1.25,) * 3, TR=5.52, sensitivity=1.2, noise_profile=0.4, ringing=True,
-        partial=0.75, bias=0.08, transmit=0.15, ghost=0.01, moves=1, degrees=0.3, mm=0.3,
-        turned=0.3, scaled=0.01, level=16000.0,
+        partial=0.75, bias=0.08, receive=0.2, transmit=0.15, ghost=0.01, eddy=0.03,
+        pulsation=0.03, moves=1, degrees=0.3, mm=0.3, turned=0.3, scaled=0.01, level=16000.0,
     ),
     "hcp7t": Scanner(
         "HCP 7 T", 7.0, (1.05,) * 3, TR=7.0, noise_profile=0.5, ringing=True, partial=0.75,
-        bias=0.15, transmit=0.35, ghost=0.01, moves=1, degrees=0.3, mm=0.3, turned=0.3,
-        scaled=0.01, level=16000.0,
+        bias=0.15, receive=0.3, transmit=0.35, ghost=0.01, eddy=0.03, pulsation=0.03, moves=1,
+        degrees=0.3, mm=0.3, turned=0.3, scaled=0.01, level=16000.0,
     ),
     "clinical3t": Scanner(
         "clinical 3 T", 3.0, (2.0, 2.0, 2.0), TR=7.0, noise_profile=0.3, ringing=True, partial=0.8,
-        bias=0.08, transmit=0.15, ghost=0.01, moves=1, degrees=0.5, mm=0.4, turned=0.5,
-        scaled=0.01, level=8000.0,
+        bias=0.08, receive=0.35, transmit=0.15, ghost=0.01, eddy=0.075, pulsation=0.03, moves=1,
+        degrees=0.5, mm=0.4, turned=0.5, scaled=0.01, level=8000.0,
     ),
     "clinical1.5t": Scanner(
         "clinical 1.5 T", 1.5, (2.5, 2.5, 3.0), TR=8.0, noise_profile=0.2, ringing=True,
-        partial=0.75, bias=0.06, transmit=0.08, ghost=0.02, moves=1, degrees=0.6, mm=0.5,
-        turned=0.5, scaled=0.02, level=4000.0,
+        partial=0.75, bias=0.06, receive=0.3, transmit=0.08, ghost=0.02, eddy=0.1, pulsation=0.03,
+        moves=1, degrees=0.6, mm=0.5, turned=0.5, scaled=0.02, level=4000.0,
     ),
     "lowfield": Scanner(
         "portable 64 mT", 0.064, (2.5, 2.5, 6.0), TR=1.5, ringing=True, kept=0.85, bias=0.15,
@@ -60,7 +60,8 @@ class ScannerConfig:
         Share without Gibbs ringing.
     gap : float
         Share with a gap between slices, of 5 to 30 % of their thickness.
-    bias, noise_profile, ghost, dropouts, degrees, mm, turned, scaled : float
+    bias, receive, noise_profile, window, ghost, dropouts, eddy, pulsation, degrees, mm, turned,
+    scaled : float
         See `Scanner`.
     still : float
         Share of scans in which the head does not move.
@@ -76,6 +77,10 @@ class ScannerConfig:
     boxes: float = 0.2
     gap: float = 0.15
     bias: float = 0.25
+    receive: float = 0.6
+    window: float = 0.6
+    eddy: float = 0.3
+    pulsation: float = 0.1
     noise_profile: float = 0.8
     ghost: float = 0.06
     dropouts: float = 0.05
@@ -110,6 +115,7 @@ def draw_scanner(
     small, large = VOXELS[field]
     plane = round(small + (large - small) * u[0], 2)
     thick = plane if u[1] < 0.6 else round(plane * (1 + (THICK[field] - 1) * u[2]), 2)
+    late = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
     still = u[3] < config.still
     slowest = 0.0 if acquisition is None or acquisition.TE is None else acquisition.TE / 1e3
     return Scanner(
@@ -127,6 +133,10 @@ def draw_scanner(
         phase=int(u[14] < 0.8),
         bias=config.bias * u[15],
         transmit=0.06 * field * (0.5 + 0.5 * u[16]),
+        receive=config.receive * late[0],
+        window=config.window * late[1],
+        eddy=config.eddy * late[2] ** 2,
+        pulsation=config.pulsation * late[3],
         ghost=config.ghost * u[17] ** 2,
         dropouts=config.dropouts * u[18] ** 2,
         moves=0 if still else 1 + int(config.moves * u[19]),

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..acquisition import Acquisition
 from ..physics.noise import corrupt, draw
 from ..scan import Scan
-from . import artefacts
+from . import artefacts, unsteady
 from .directions import small_rotation
 from .grid import Grid, covering
 from .relaxation import unweighted, water_snr
@@ -61,7 +61,7 @@ class Scanner:
     phase : {0, 1}
         In-plane axis of phase encoding.
     bias, receive, transmit, ghost, dropouts, eddy, pulsation : float
-        Strengths, see `artefacts`.
+        Strengths, see `artefacts` and `unsteady`.
     moves : int
         How often the head moves during the scan.
     degrees, mm : float
@@ -224,7 +224,8 @@ class _Chain:
         """Noise-free images (k, x, y, z) of volumes (k,) -> as measured, on the scanner's grid."""
         scanner, drawn = self.scanner, self.drawn
         if scanner.eddy:
-            images = artefacts.distort(images, drawn.eddy, numbers, scanner.phase)
+            finer = images.shape[1 + scanner.phase] / self.grid.shape[scanner.phase]
+            images = unsteady.distort(images, drawn.eddy, numbers, scanner.phase, finer)
         if scanner.ringing:
             images = artefacts.through_k_space(
                 images,
@@ -236,7 +237,7 @@ class _Chain:
             )
         images = images * self.factor
         if scanner.pulsation:
-            images = artefacts.pulsate(images, drawn.pulsation, numbers)
+            images = unsteady.pulsate(images, drawn.pulsation, numbers)
         if scanner.ghost:
             images = artefacts.add_ghost(images, drawn.ghost, scanner.phase)
         images = artefacts.drop_slices(images, numbers, drawn.dropouts)
@@ -263,8 +264,8 @@ class _Drawn:
     bias: artefacts.Bias
     ghost: artefacts.Ghost
     dropouts: artefacts.Dropouts
-    eddy: artefacts.Eddy
-    pulsation: artefacts.Pulsation
+    eddy: unsteady.Eddy
+    pulsation: unsteady.Pulsation
 
 
 def _draw(acq: Acquisition, scanner: Scanner, generator: torch.Generator) -> _Drawn:
@@ -280,8 +281,8 @@ def _draw(acq: Acquisition, scanner: Scanner, generator: torch.Generator) -> _Dr
         artefacts.draw_bias(generator, scanner.bias, scanner.receive),
         artefacts.draw_ghost(generator, scanner.ghost),
         artefacts.draw_dropouts(generator, weighted, scanner.dropouts),
-        artefacts.draw_eddy(generator, acq.bvals, acq.bvecs, scanner.eddy),
-        artefacts.draw_pulsation(generator, acq.bvals, scanner.pulsation),
+        unsteady.draw_eddy(generator, acq.bvals, acq.bvecs, scanner.eddy),
+        unsteady.draw_pulsation(generator, acq.bvals, scanner.pulsation),
     )
 
 

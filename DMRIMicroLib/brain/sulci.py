@@ -3,9 +3,9 @@
 A probability atlas is the mean of many folded brains: its cortex is a cloud. One brain is drawn
 back out of the cloud by giving every point a rank between 0 and 1, the same for all classes: fluid
 takes the lowest ranks, then cortex, deep nuclei and white matter, each as many as its probability.
-So every class keeps about its probability at every place, and wherever the rank rises from 0 there is
-fluid, then cortex, then white matter, in layers as thick as the probabilities ask for. Ranks are 0
-on sheets, the zeros of a random function with a narrow band of wavelengths: sulci. The pattern is
+So every class keeps about its probability at every place, and wherever the rank rises from 0 there
+is fluid, then cortex, then white matter, in layers as thick as the probabilities ask for. Ranks are
+0 on sheets, the zeros of a random function with a narrow band of wavelengths: sulci. The pattern is
 stretched along the radius, so that sheets stand upright under the skull.
 """
 
