@@ -15,6 +15,8 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .acquisition import Acquisition
+    from .codebooks.adapt import adapt
+    from .codebooks.estimate import codebook
     from .errors import DMRIMicroError, InputError, NotIdentifiable
     from .fitting import fit
     from .io import load
@@ -28,6 +30,8 @@ _HOME = {
     "DMRIMicroError": ".errors",
     "InputError": ".errors",
     "NotIdentifiable": ".errors",
+    "adapt": ".codebooks.adapt",
+    "codebook": ".codebooks.estimate",
     "fit": ".fitting",
     "load": ".io",
     "Map": ".maps",
@@ -45,6 +49,8 @@ __all__ = [
     "NotIdentifiable",
     "Scan",
     "__version__",
+    "adapt",
+    "codebook",
     "fit",
     "load",
     "write_report",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +117,14 @@ def load(name: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], 
     return load_file(file), card
 
 
-def save(tensors: dict[str, Tensor], card: Card, folder: Path) -> Path:
-    """Write weights and card; both appear whole or not at all. Returns the card's path."""
-    from dataclasses import replace
+def save(tensors: dict[str, Tensor], card: Card, folder: Path, *, stem: str | None = None) -> Path:
+    """Write weights and card; both appear whole or not at all. Returns the card's path.
 
+    Files are called by the card's name and version, or `stem`.
+    """
+    stem = stem or card.stem
     with staged(folder) as stage:
-        file = stage / f"{card.stem}{SUFFIX}"
+        file = stage / f"{stem}{SUFFIX}"
         write_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, file)
         content = file.read_bytes()
         if len(content) > LARGEST:
@@ -132,8 +134,8 @@ def save(tensors: dict[str, Tensor], card: Card, folder: Path) -> Path:
             )
         card = replace(card, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
         text = json.dumps(asdict(card), indent=2) + "\n"
-        (stage / f"{card.stem}.json").write_text(text, encoding="utf-8")
-    return folder / f"{card.stem}.json"
+        (stage / f"{stem}.json").write_text(text, encoding="utf-8")
+    return folder / f"{stem}.json"
 
 
 def _find(name: str | Path) -> Path:
