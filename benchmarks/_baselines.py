@@ -147,19 +147,21 @@ def force(scan) -> Fitted | str:
     """Match simulated signals, by FORCE of dipy."""
     from dipy.reconst.force import FORCEModel
 
+    # its simulations' kurtosis comes from dipy's fit of the protocol itself
+    kurtosis = len(scan.acquisition.shells) > 1 and len(scan.acquisition) >= DKI_VOLUMES
     model = FORCEModel(_dipy.table(scan.acquisition), use_posterior=True)
     with contextlib.redirect_stdout(io.StringIO()):
         np.random.seed(0)  # noqa: NPY002 - dipy's own generator
         model.generate(
             num_simulations=SIMULATIONS,
             num_cpus=1,
-            compute_dki=len(scan.acquisition.shells) > 1,
+            compute_dki=kurtosis,
             use_cache=False,
         )
         fit = model.fit(scan.voxels(scan.mask))
     maps = {"FA": fit.fa, "MD": np.asarray(fit.md) * UM2_MS}
     maps |= {"NDI": fit.nd, "ODI": fit.dispersion, "FWF": fit.csf_fraction}
-    if len(scan.acquisition.shells) > 1:
+    if kurtosis:
         maps["MK"] = fit.mk
     return Fitted({k: np.asarray(v, np.float32).ravel() for k, v in maps.items()})
 
