@@ -161,10 +161,10 @@ def accuracies(
     """
     rng = np.random.default_rng(0)
     lots = {}
-    for name, seen in real.items():
-        share = effort.patches // len(made[name])
-        fakes = np.concatenate([patches(s, share, rng) for s in made[name]])
-        lots[name] = (patches(seen, effort.patches, rng), fakes)
+    for name, fake in made.items():
+        share = effort.patches // len(fake)
+        fakes = np.concatenate([patches(s, share, rng) for s in fake])
+        lots[name] = (patches(real[name], effort.patches, rng), fakes)
     return {view: judged(lots, VIEWS[view], effort) for view in views or VIEWS}
 
 

@@ -161,6 +161,9 @@ def gather(options: argparse.Namespace) -> tuple[dict[str, Seen], dict[str, list
             told[name]["sensitivity"].append(rounded(sensitivity, 3))
         told[name]["simulated_snr"] = [rounded(s.snr, 3) for s in made[name]]
         print(name, told[name], file=sys.stderr, flush=True)
+    for name in {p for scan in options.scans for p in peers_of(scan)} - set(real):
+        scan = real_scan(options.data, name)
+        real[name] = named_alike(look(name, scan, len(scan.acquisition.shells) > 1))
     return real, made, told
 
 
