@@ -18,6 +18,7 @@ INPUTS = [
     "pyproject.toml",
     "constraints.txt",
     "requirements-host.txt",
+    "requirements-train.txt",
     "DMRIMicro/Resources/requirements.txt",
     "Testing/requirements.txt",
 ]

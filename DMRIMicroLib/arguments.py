@@ -55,6 +55,18 @@ BigDelta = Annotated[
     typer.Option("--Delta", help="Gradient separation, start to start [ms].", show_default=False),
 ]
 EchoTime = Annotated[float | None, typer.Option("--TE", help="Echo time [ms].")]
+NoiseFrom = Annotated[
+    str, typer.Option(help="Noise from: b0 (repeats; after mppca: its own), pca, or a number.")
+]
+Denoising = Annotated[
+    Denoise | None, typer.Option(help="Remove noise first; patch2self needs 20 directions.")
+]
+Degibbs = Annotated[bool, typer.Option(help="Remove Gibbs ringing first.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; all cores if left out.", min=1)]
+MapFolder = Annotated[Path, typer.Option(help="Folder for the maps.")]
+WriteReport = Annotated[bool, typer.Option(help="Write report.html beside the maps.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace maps of another scan in the folder.")]
 Exclude = Annotated[str, typer.Option(help="Volumes to leave out, counted from 0: 3,17,40-45.")]
 
 

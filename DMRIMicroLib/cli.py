@@ -15,21 +15,30 @@ from .arguments import (
     BigDelta,
     Bval,
     Bvec,
-    Denoise,
+    Degibbs,
+    Denoising,
+    Device,
     EchoTime,
     Exclude,
+    MapFolder,
     Mask,
     Method,
     ModelFile,
     Noise,
+    NoiseFrom,
+    Overwrite,
     ScanPath,
     SmallDelta,
+    Threads,
     Threshold,
+    WriteReport,
     model_names,
     parse_volumes,
 )
 from .cli_anatomy import anatomy
+from .cli_codebook import adapt, codebook
 from .cli_simulate import simulate
+from .cli_train import train
 from .errors import Cancelled, DMRIMicroError, InputError
 from .index import check_folder
 from .maps import said_once, voxel_remarks
@@ -121,7 +130,7 @@ def info(
 @app.command()
 def fit(
     scan: ScanPath,
-    out: Annotated[Path, typer.Option(help="Folder for the maps.")],
+    out: MapFolder,
     models: Annotated[str, typer.Option(help="Models, separated by commas, or all.")] = "dti",
     model_file: ModelFile = None,
     bval: Bval = None,
@@ -145,25 +154,17 @@ def fit(
     coils: Annotated[
         int, typer.Option(help="Coils in a sum of squares; above 1: noncentral chi.")
     ] = 1,
-    noise: Annotated[
-        str, typer.Option(help="Noise from: b0 (repeats; after mppca: its own), pca, or a number.")
-    ] = "b0",
+    noise: NoiseFrom = "b0",
     robust: Annotated[bool, typer.Option(help="Give outlying samples less weight.")] = False,
     uncertainty: Annotated[
         bool, typer.Option(help="Write the standard deviation of every map, too.")
     ] = False,
-    denoise: Annotated[
-        Denoise | None, typer.Option(help="Remove noise first; patch2self needs 20 directions.")
-    ] = None,
-    degibbs: Annotated[bool, typer.Option(help="Remove Gibbs ringing first.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads; all cores if left out.", min=1)
-    ] = None,
-    report: Annotated[bool, typer.Option(help="Write report.html beside the maps.")] = True,
-    overwrite: Annotated[
-        bool, typer.Option(help="Replace maps of another scan in the folder.")
-    ] = False,
+    denoise: Denoising = None,
+    degibbs: Degibbs = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    report: WriteReport = True,
+    overwrite: Overwrite = False,
     progress: Annotated[
         ProgressStyle, typer.Option(help="How to show progress.")
     ] = ProgressStyle.bar,
@@ -244,7 +245,7 @@ def fit(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the maps.")] = Path("demo-output"),
+    out: MapFolder = Path("demo-output"),
 ) -> None:
     """Fetch a small real scan (17 MB, once), compute the maps of every model and a report."""
     from .io.example import TIMING, fetch
@@ -254,8 +255,11 @@ def demo(
     typer.echo(f"report: {out / 'report.html'}")
 
 
+app.command()(codebook)
+app.command()(adapt)
 app.command()(simulate)
 app.add_typer(anatomy, name="anatomy")
+app.add_typer(train, name="train")
 
 
 def describe(scan: Scan) -> dict:

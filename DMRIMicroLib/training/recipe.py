@@ -1,0 +1,246 @@
+"""A codebook from nothing to weights with a card: pool, training, calibration."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..codebooks.network import Codebook, Shape, settle
+from ..codebooks.scale import Scale
+from ..errors import Cancelled, InputError
+from ..files import staged
+from ..version import __version__
+from ..weights import Card, save
+from .codebook import codebook_loss, example_stream, scale_of
+from .examples import Example, ExampleConfig
+from .pool import METRICS
+
+RECIPES = Path(__file__).parent / "recipes"
+
+RUN = "run.json"
+"""File of the settings that a training was begun with."""
+
+CALIBRATION = 1_000_000
+"""Added to the seed: examples that calibrate are of slices that no training step saw."""
+
+COVERED, WIDE = 0.95, 1.96
+"""Share of labels that intervals of so many standard deviations hold."""
+
+LEAST = 1e-3
+"""Smallest factor of a standard deviation."""
+
+ABOUT = (
+    "Estimates 24 metrics of 8 models, with standard deviations, from any diffusion scan with a b0 "
+    "and a weighted volume. Trained on simulated brains only. Metrics that an acquisition does not "
+    "determine lean on what tissue usually looks like. For research, not for diagnosis."
+)
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train, how, and on what.
+
+    Attributes
+    ----------
+    preset : str
+    slices : int
+        Of the pool.
+    held_out : float
+        Share of them that calibrates.
+    settle, calibrate : int
+        Examples that tell centre and spread of the inputs, and that calibrate.
+    network, training, examples : dict
+        Arguments of `Shape`, `loop.Training` and `ExampleConfig`.
+    seed : int
+    anatomies : tuple of str
+        Names only, for the card.
+    """
+
+    preset: str
+    slices: int
+    held_out: float
+    settle: int
+    calibrate: int
+    network: dict[str, Any]
+    training: dict[str, Any]
+    examples: dict[str, Any]
+    seed: int = 0
+    anatomies: tuple[str, ...] = ()
+
+    def told(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return json.loads(json.dumps(self.__dict__))
+
+    def shape(self) -> Shape:
+        """Return the network's shape."""
+        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in self.network.items()}
+        return Shape(metrics=METRICS, **lists)
+
+    def split(self, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+        """Return files to learn from, and those held out."""
+        out = math.ceil(self.held_out * len(files))
+        if not 0 < out < len(files):
+            raise InputError(
+                f"of {len(files)} slices {out} would be held out", "Make more slices (--slices)."
+            )
+        return list(files[:-out]), list(files[-out:])
+
+
+def read_recipe(preset: str, name: str = "codebook") -> Recipe:
+    """Read a preset of a recipe."""
+    presets = tomllib.loads((RECIPES / f"{name}.toml").read_text(encoding="utf-8"))
+    if preset not in presets:
+        raise InputError(f"there is no preset {preset!r}", f"Choose from: {', '.join(presets)}.")
+    return Recipe(preset, **presets[preset])
+
+
+def training_loop():
+    """Import `loop`, which alone needs more than the library does."""
+    try:
+        from . import loop
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("lightning_fabric", "lightning_utilities"):
+            raise
+        raise InputError(
+            f"training needs the package {error.name}, which is not installed",
+            'Run: pip install "dmrimicro[train]"',
+        ) from error
+    return loop
+
+
+def train_codebook(
+    recipe: Recipe,
+    files: Sequence[Path],
+    folder: Path,
+    *,
+    version: str = "1.0.0",
+    workers: int = 1,
+    progress: Progress = lambda share, text: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Train, calibrate and write a codebook; return the card's path.
+
+    A training that was stopped goes on from its checkpoint: with the same recipe, to the same
+    weights.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    files : sequence of path
+        The pool (`pool.make_pool`).
+    folder : path
+        For checkpoint, log, weights and card.
+    version : str
+        Of the weights.
+    workers : int
+        Processes that make examples; 0 for none.
+    progress, cancelled
+        As of `fitting.fit`; a cancelled training leaves its checkpoint.
+    """
+    loop = training_loop()
+    training = loop.Training(**recipe.training)
+    if training.accelerator == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device", "Train with --preset cpu.")
+    _begin(recipe, folder)
+    known, held_out = recipe.split(files)
+    config = replace(ExampleConfig(), **recipe.examples)
+    scale = scale_of(known)
+    torch.manual_seed(recipe.seed)
+    network = Codebook(recipe.shape())
+    stream = example_stream(known, recipe.seed, config, workers)
+    if not (folder / loop.CHECKPOINT).exists():
+        progress(0.0, "Looking at examples")
+        settle(network, [example.tokens for example in islice(stream(0), recipe.settle)])
+    stopped = [False]
+
+    def asked() -> bool:
+        stopped[0] = stopped[0] or cancelled()
+        return stopped[0]
+
+    loss = codebook_loss(scale)
+    network = loop.train(network, stream, loss, training, folder, progress, asked)
+    if stopped[0]:
+        raise Cancelled("Stopped; the same command goes on from the last checkpoint.")
+    progress(1.0, "Calibrating")
+    network = network.cpu().eval()
+    fresh = example_stream(held_out, recipe.seed + CALIBRATION, config, workers)(0)
+    factors, correlations = calibrate(network, scale, islice(fresh, recipe.calibrate))
+    data = {"metrics": scale.metrics, "centre": scale.centre, "spread": scale.spread}
+    card = Card(
+        "codebook",
+        version,
+        "codebook",
+        network.arguments(),
+        about=ABOUT,
+        data=data | {"calibration": factors},
+        training={"software": f"DMRIMicro {__version__}", "recipe": recipe.told()},
+        metrics={"correlation on slices held out of the training": correlations},
+    )
+    return save(network.state_dict(), card, folder)
+
+
+@torch.no_grad()
+def calibrate(
+    network: Codebook, scale: Scale, examples: Iterator[Example]
+) -> tuple[list[float], dict[str, float]]:
+    """Find the factor of each predicted standard deviation, and how well each metric is told.
+
+    Returns
+    -------
+    list of float
+        With them, 95 % of the labels lie within 1.96 standard deviations.
+    dict of str to float
+        Correlation of labels and predictions, in the network's units.
+    """
+    means, deviations, labels, known = [], [], [], []
+    for example in examples:
+        found = network(example.tokens)
+        means.append(found.mean)
+        deviations.append(found.log_sd.exp())
+        labels.append(scale.encode(example.labels.float()))
+        known.append(example.known)
+    mean, sd, label, good = (torch.cat(v) for v in (means, deviations, labels, known))
+    factors, correlations = [], {}
+    for k, name in enumerate(scale.metrics):
+        at = good[:, k]
+        error = (label[at, k] - mean[at, k]).abs() / sd[at, k]
+        factors.append(round(max(_quantile(error, COVERED) / WIDE, LEAST), 4))
+        both = torch.stack([label[at, k], mean[at, k]])
+        correlations[name] = round(float(torch.corrcoef(both)[0, 1].nan_to_num()), 4)
+    return factors, correlations
+
+
+def _quantile(values: Tensor, share: float) -> float:
+    """Quantile of any number of values, of which torch's own takes 16 million; 1 of none."""
+    if not len(values):
+        return WIDE
+    return float(values.sort().values[min(len(values) - 1, int(share * len(values)))])
+
+
+def _begin(recipe: Recipe, folder: Path) -> None:
+    """Write the settings, or hold them to those that the training was begun with."""
+    file = folder / RUN
+    told = recipe.told()
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        other = sorted(k for k in {*told, *before} if told.get(k) != before.get(k))
+        if other:
+            raise InputError(
+                f"this training was begun with other settings: {', '.join(other)}",
+                "Go on with the same, or give another folder (--out).",
+                file=folder,
+            )
+        return
+    with staged(folder) as stage:
+        (stage / RUN).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
