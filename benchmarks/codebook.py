@@ -69,23 +69,40 @@ def found(method: str, job: str) -> dict | None:
 
 def under_test(weights: str):
     """Return the codebook with these weights as a method."""
-    from DMRIMicroLib.codebooks import estimate
+    from DMRIMicroLib.codebooks.estimate import codebook
 
     def work(scan) -> Fitted:
-        maps = estimate.codebook(scan, weights=weights, device="cpu")
+        maps = codebook(scan, weights=weights, device="cpu")
         values = {k: np.asarray(maps[k])[scan.mask] for k in METRICS if k in maps}
         values["MD"] = values["MD"] * _baselines.UM2_MS
         if "MK" in values:
             values["MK"] = np.clip(values["MK"], *_baselines.KURTOSIS)
-        if not hasattr(estimate, "predict"):
-            return Fitted(values)
-
-        def predict(asked) -> np.ndarray:
-            return estimate.predict(scan, asked, weights=weights, device="cpu")[scan.mask]
-
-        return Fitted(values, {"codebook": predict})
+        return Fitted(values, {"codebook": by_kernels(scan, weights)})
 
     return work
+
+
+def by_kernels(scan, weights: str):
+    """Return the prediction of signals by the kernels' weights and the fibre orientations."""
+    import torch
+
+    from DMRIMicroLib.codebooks.slices import on_grid, open_codebook, predictions, slice_order
+
+    loaded, device = open_codebook(weights), torch.device("cpu")
+    edges = scan.affine[:3, :3]
+    frame = torch.as_tensor((edges / np.linalg.norm(edges, axis=0)).T.copy())
+    _, usable, (weight, odf) = predictions(
+        scan, loaded, lambda found, seen: (found.weights, found.odf), device
+    )
+
+    def predict(asked) -> np.ndarray:
+        with torch.inference_mode():
+            signal = loaded.network.kernels.signal(weight, odf, asked, frame)
+        order = slice_order(usable)
+        volumes = [on_grid(v, order, usable.shape)[scan.mask] for v in signal.T]
+        return np.stack(volumes, 1)
+
+    return predict
 
 
 def reference(name: str, job: str) -> dict:
