@@ -10,6 +10,7 @@ import torch
 
 from ..brain.ownscan import open_anatomy
 from ..errors import Cancelled, InputError
+from ..fitting.threads import one_thread_each
 from .pool import PoolConfig, make_pool
 
 LOOK = 0.5
@@ -46,8 +47,9 @@ def make_pool_side_by_side(
             if cancelled():
                 raise Cancelled("Stopped; the slices that are there stay.")
 
-        opened = [open_anatomy(name) for name in anatomies]
-        return make_pool(folder, opened, slices, seed, config, tell)
+        with one_thread_each():  # fields of one slice are too small to be shared by threads
+            opened = [open_anatomy(name) for name in anatomies]
+            return make_pool(folder, opened, slices, seed, config, tell)
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     shares = [(folder, list(anatomies), slices, seed, config, k, workers) for k in range(workers)]
