@@ -82,7 +82,7 @@ def test_a_saved_simulation_can_be_loaded_and_fitted(simulation, tmp_path):
 
 def test_noise_free_signals_give_the_truth_back():
     """A perfect scanner with the dense protocol: fitting it is the truth, to the last digits."""
-    volume, acq = ball_of_tissue(12), named("hcp3t")
+    volume, acq = ball_of_tissue(12), named("ukb")
     scanner = Scanner("perfect", sensitivity=math.inf)
     seen = scan(volume, acq, scanner, generator_for(1, "scanner"))
     known = truth(volume, acq, scanner, ["dti"])

@@ -39,8 +39,8 @@ MACHINES = {
 }
 """What is unusual about the scanners of `TUNED_ON`, chosen with their scans."""
 
-USUAL = {"receive": 0.35, "eddy": 0.075, "pulsation": 0.03}
-"""What every scanner does that `simulate.usual_scanner` does not."""
+OFF: dict[str, float] = {}
+"""What `without` an idea is switched off in every scanner."""
 
 SUBJECT: dict[str, tuple[float, float]] = {}
 """Settings of `SubjectConfig` other than its own."""
@@ -60,8 +60,7 @@ def without(idea: str) -> None:
     """Take an idea away from all that is simulated from now on."""
     off = dict(IDEAS[idea])
     SUBJECT.update(off.pop("SUBJECT", {}))
-    for settings in (USUAL, *MACHINES.values()):
-        settings.update(off)
+    OFF.update(off)
 
 
 FIRST = 0.65
@@ -146,7 +145,7 @@ def simulated(anatomy, name: str, like, target: float, seed: int):
     voxel = (size[0], size[1], round(size[2] - gap, 3))
     usual = usual_scanner(3.0, voxel)
     known = {"gap": gap, "TR": FOLDERS[name][3], "partial": PARTIAL.get(name, USUAL_PARTIAL)}
-    machine = replace(usual, **known, **USUAL | MACHINES.get(name, {}))
+    machine = replace(usual, **known, **MACHINES.get(name, {}) | OFF)
     subject = draw_subject(generator_for(seed, "subject"), SubjectConfig(**SUBJECT))
     volume = render(anatomy, subject, *slab(anatomy, machine))
     sensitivity = FIRST

@@ -243,7 +243,12 @@ def draw_motion(
 
 def coordinates(shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, ...]:
     """Positions from -1 to 1 over the field of view, along each axis."""
-    axes = [torch.linspace(-1, 1, n, dtype=torch.float64).to(like) for n in shape]
+    # a single slice lies in the middle
+    ends = (-1.0 if n > 1 else 0.0 for n in shape)
+    axes = [
+        torch.linspace(a, -a, n, dtype=torch.float64).to(like)
+        for a, n in zip(ends, shape, strict=True)
+    ]
     return torch.meshgrid(*axes, indexing="ij")
 
 

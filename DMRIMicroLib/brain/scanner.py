@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import threading
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..acquisition import Acquisition
+from ..fitting.threads import in_threads
 from ..physics.noise import corrupt, draw
 from ..scan import Scan
 from . import artefacts, unsteady
@@ -188,7 +189,9 @@ def observe(
     bright = unweighted(volume, scanner.field, acquisition.TE or USUAL_TE, scanner.TR)
     sigma = artefacts.noise_profile(scanner.noise_profile, grid.shape, bright)
     sigma = sigma / water_snr(scanner.field, scanner.voxel, scanner.sensitivity)
-    chain = _Chain(scanner, grid, drawn, sigma, _generator_on(bright.device, generator))
+    chain = _Chain(
+        scanner, grid, drawn, sigma, int(torch.randint(2**62, (1,), generator=generator))
+    )
     fine = _fine(grid, volume) if scanner.ringing else grid
     signal = bright.new_zeros(len(acquisition), *grid.shape)
     mask = None
@@ -199,9 +202,7 @@ def observe(
         head = replace(volume, affine=drawn.motion.moved(volume.affine, volume.mask.shape, pose))
         sampled = sample(head, bright, fine, _turned(drawn.played.subset(volumes.numpy()), turn))
         mask = _mask(sampled, fine, grid) if mask is None else mask
-        for rows, images in _images(sampled, fine):
-            numbers = volumes.to(rows.device)[rows]
-            signal[numbers] = chain(images, numbers)
+        _play(sampled, fine, volumes, chain, signal)
     if scanner.level:
         signal = signal.mul_(scanner.level).round_()
     assert mask is not None
@@ -213,10 +214,10 @@ class _Chain:
     """What happens to the images of a few volumes on their way out of a scanner."""
 
     def __init__(
-        self, scanner: Scanner, grid: Grid, drawn: _Drawn, sigma: Tensor, noise: torch.Generator
+        self, scanner: Scanner, grid: Grid, drawn: _Drawn, sigma: Tensor, seed: int
     ) -> None:
         self.scanner, self.grid, self.drawn = scanner, grid, drawn
-        self.sigma, self.noise = sigma, noise
+        self.sigma, self.seed = sigma, seed
         transmit = artefacts.transmit_field(scanner.transmit, grid.shape, sigma)
         self.factor = transmit * artefacts.bias_field(drawn.bias, grid.shape, sigma)
 
@@ -243,16 +244,27 @@ class _Chain:
         images = artefacts.drop_slices(images, numbers, drawn.dropouts)
         if math.isinf(scanner.sensitivity):
             return images
-        return corrupt(images, self.sigma, draw(images.shape, images, scanner.coils, self.noise))
+        # each block its own noise: it does not matter which is played first
+        noise = torch.Generator(images.device).manual_seed((self.seed + int(numbers[0])) % 2**63)
+        return corrupt(images, self.sigma, draw(images.shape, images, scanner.coils, noise))
 
 
-def _images(sampled: Sampled, grid: Grid) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield volume numbers (k,) and their images (k, x, y, z), good until the next are asked."""
-    images = sampled.s0.new_zeros(BLOCK, math.prod(grid.shape))
-    for volumes, signal in sampled.parts(PRODUCT):
-        for rows, few in zip(volumes.split(BLOCK), signal.split(BLOCK), strict=True):
-            images[: len(few), sampled.voxels] = few  # the rest stays 0
-            yield rows, images[: len(few)].view(-1, *grid.shape)
+def _play(sampled: Sampled, grid: Grid, volumes: Tensor, chain: _Chain, signal: Tensor) -> None:
+    """Send the images of some volumes, on a grid, down the chain and into `signal`."""
+    volumes, own = volumes.to(signal.device), threading.local()
+    for rows, values in sampled.parts(PRODUCT):
+        blocks = list(zip(volumes[rows].split(BLOCK), values.split(BLOCK), strict=True))
+
+        def work(k: int, blocks: list = blocks) -> int:
+            numbers, few = blocks[k]
+            if not hasattr(own, "images"):
+                own.images = signal.new_zeros(BLOCK, math.prod(grid.shape))
+            own.images[: len(few), sampled.voxels] = few  # the rest stays 0
+            signal[numbers] = chain(own.images[: len(few)].view(-1, *grid.shape), numbers)
+            return k
+
+        for _ in in_threads(work, range(len(blocks)), signal.device):
+            pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,9 +328,3 @@ def _image(values: Tensor, sampled: Sampled, grid: Grid) -> Tensor:
     images = values.new_zeros(len(values), math.prod(grid.shape))
     images[:, sampled.voxels] = values
     return images.reshape(-1, *grid.shape)
-
-
-def _generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
-    """Return a generator on a device, seeded by one on the CPU."""
-    seed = int(torch.randint(2**62, (1,), generator=generator))
-    return torch.Generator(device).manual_seed(seed)

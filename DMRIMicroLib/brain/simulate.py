@@ -226,6 +226,9 @@ def usual_scanner(field: float, voxel: tuple[float, float, float]) -> Scanner:
         bias=0.08 if field <= 3 else 0.15,
         transmit=min(0.45, 0.05 * field),
         ghost=0.01,
+        receive=0.35,
+        eddy=0.075,
+        pulsation=0.03,
         level=8000.0,
     )
 
