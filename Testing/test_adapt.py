@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from phantom import protocol, ring_scan
-from tiny_codebook import tiny_weights
+from tiny_codebook import one_thread, tiny_weights  # noqa: F401
 
 import DMRIMicroLib as dm
 from DMRIMicroLib.codebooks.heads import features, open_head

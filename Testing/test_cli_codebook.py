@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from phantom import protocol, ring_scan
-from tiny_codebook import TINY, tiny_weights
+from tiny_codebook import TINY, one_thread, tiny_weights  # noqa: F401
 from typer.testing import CliRunner
 
 import DMRIMicroLib as dm

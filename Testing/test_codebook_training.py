@@ -8,6 +8,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from phantom import protocol
+from tiny_codebook import one_thread  # noqa: F401
 from toy_anatomy import onion
 
 from DMRIMicroLib.brain.simulate import generator_for
@@ -32,15 +33,6 @@ SMALL = PoolConfig(fields=((0.064, 1.0),), lesion=0.0, infant=0.0, brain=500.0, 
 """Slices with few and large voxels."""
 
 CUT = ExampleConfig(edge=16)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Arrays are small: threads that share them wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def quick_label(volume, scanner, TE):

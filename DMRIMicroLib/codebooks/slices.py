@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +49,6 @@ class Loaded:
     card: Card
 
 
-@lru_cache(maxsize=4)
 def open_codebook(name: str | Path = WEIGHTS) -> Loaded:
     """Load a codebook by name or file; see `weights.load`."""
     tensors, card = load(name, "codebook")
