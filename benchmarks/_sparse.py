@@ -10,9 +10,10 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
-from _common import HERE, example
+from _common import HERE, circumstances, example
 from scipy import ndimage
 
 PROTOCOLS = {
@@ -46,6 +47,7 @@ FIBRE = 0.25
 """FA above which angles are compared."""
 
 FOLDER = HERE / "cache" / "sparse"
+VERSIONS = "versions.json"
 
 
 @dataclass
@@ -186,7 +188,7 @@ def run(method: str, work: Callable, name: str, keep: bool = True) -> dict | Non
 
     None if the method cannot do it; why is then kept in `<name>.json`.
     """
-    file = FOLDER / method.replace(" ", "_") / f"{name.replace(' ', '_')}.npz"
+    file = _file(method, name)
     if keep and file.exists():
         with np.load(file) as kept:
             return dict(kept)
@@ -196,18 +198,37 @@ def run(method: str, work: Callable, name: str, keep: bool = True) -> dict | Non
     found = work(scan().select(seen))
     if isinstance(found, str):
         if keep:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.with_suffix(".json").write_text(json.dumps(found) + "\n")
+            _keep(method, name, found)
         return None
     values = {k: np.asarray(v, np.float32) for k, v in found.maps.items()}
     values |= {f"error {k}": v.astype(np.float32) for k, v in wrong(found, asked).items()}
     if keep:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(file, **values)
+        _keep(method, name, values)
     return values
 
 
 jobs_once = cache(jobs)
+
+
+def _keep(method: str, name: str, values: dict[str, np.ndarray] | str) -> None:
+    """Write an answer, or why there is none, and which versions of the programs gave it."""
+    file = _file(method, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(values, str):
+        file.with_suffix(".json").write_text(json.dumps(values) + "\n")
+    else:
+        np.savez_compressed(file, **values)  # type: ignore[arg-type]
+    (file.parent / VERSIONS).write_text(json.dumps(circumstances()["versions"]) + "\n")
+
+
+def versions() -> dict[str, dict]:
+    """Return the versions of the programs that the kept answers of each method came from."""
+    files = sorted(FOLDER.glob(f"*/{VERSIONS}"))
+    return {f.parent.name: json.loads(f.read_text()) for f in files}
+
+
+def _file(method: str, name: str) -> Path:
+    return FOLDER / method.replace(" ", "_") / f"{name.replace(' ', '_')}.npz"
 
 
 def regions(tensor: dict, water: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _scores
+import _sparse
 import numpy as np
 
 BAR = ("P3+6", "P6+6", "P6+15")
@@ -19,6 +20,9 @@ AIM = ("P6+6", "P15+15")
 
 STAND_IN = {"MK": ("MK", "MK_iso"), "peers MK": ("MK", "MSK")}
 """Conventional kurtoses: the tensor's, and one of fewer unknowns where it is not determined."""
+
+VOLUMES, OF_LOWER = (90, 30), ("FA", "MD")
+"""Weighted volumes of the scan, those with b = 1000, and metrics that come from these alone."""
 
 PAIRED = ("FA", "MD", "MK", "NDI", "ODI")
 COLUMNS = ("FA", "MD", "MK", "MK_iso", "MSK", "NDI", "ODI")
@@ -62,7 +66,7 @@ def _bar(raw: dict, name: str, protocol: str, floor: dict) -> dict:
             careful = lowest(raw, protocol, "ours", f"{kind}, ours", metric)
             if mine is None or peer is None or careful is None:
                 continue
-            noise = floor["ours"][metric]["floor"] if kind == "rest" else 0.0
+            noise = _noise(floor, protocol, metric) if kind == "rest" else 0.0
             net = (mine - noise) / max(careful["NMSE"] - noise, 1e-9)
             entry = {
                 "codebook": mine,
@@ -74,6 +78,7 @@ def _bar(raw: dict, name: str, protocol: str, floor: dict) -> dict:
                 "over careful, noise of the reference taken off": net,
             }
             entry = {k: _scores.short(v) for k, v in entry.items()}
+            entry["best of all baselines"] = _best(raw, name, protocol, kind, metric)
             entry["kurtosis of peers, careful"] = [peer["metric"], careful["metric"]]
             if metric != "MK":
                 del entry["kurtosis of peers, careful"]
@@ -82,6 +87,25 @@ def _bar(raw: dict, name: str, protocol: str, floor: dict) -> dict:
             )
             out.setdefault(metric, {})[kind] = entry
     return out
+
+
+def _noise(floor: dict, protocol: str, metric: str) -> float:
+    """NMSE of the reference from the volumes left out by its own noise: fewer volumes, more."""
+    _, low, high = _sparse.PROTOCOLS[protocol]
+    every, lower = VOLUMES
+    whole, seen = (lower, low) if metric in OF_LOWER else (every, low + high)
+    return floor["ours"][metric]["floor"] * whole / (whole - seen)
+
+
+def _best(raw: dict, name: str, protocol: str, kind: str, metric: str) -> list:
+    """Return the NMSE of the best method that is no codebook, against our reference."""
+    found = [
+        (entry["NMSE"], method)
+        for method in raw[protocol]
+        if not method.startswith("codebook")
+        and (entry := lowest(raw, protocol, method, f"{kind}, ours", metric)) is not None
+    ]
+    return [_scores.short(min(found)[0]), min(found)[1]]
 
 
 def _held_out(raw: dict, name: str, protocol: str) -> dict:
