@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from DMRIMicroLib.cli import app
 from DMRIMicroLib.codebooks.kernel_maps import IMAGE, TABLE
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.io import nifti
+from DMRIMicroLib.training.pool import METRICS
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +45,14 @@ def test_codebook_writes_maps_deviations_and_report(scan_files, weights, tmp_pat
     maps = dm.MapSet.load(tmp_path)
     assert len(maps) == 25
     assert maps["NDI"].uncertainty is not None
-    report = (tmp_path / "report.html").read_text()
-    assert "does not determine" in report
+    report = (tmp_path / "report.html").read_text().split('id="provenance"')[0]
+    assert report.count("metrics that this acquisition by itself does not determine: MK, AK") == 1
+    heads = [part.split("</h4>")[0] for part in report.split("<h4 ")[1:]]
+    heads = [head for head in heads if "prior-driven" in head]
+    marked = {name for name in METRICS if any(re.search(f">{name}[: ]", h) for h in heads)}
+    assert marked == set(maps.provenance["codebook"]["prior_driven"])
+    assert "Standard deviation of NDI" in report
+    assert "a fit would need 2 non-zero shells" in report
     image = nib.load(tmp_path / IMAGE)
     table = json.loads((tmp_path / TABLE).read_text())
     book = image.get_fdata()
@@ -73,12 +81,11 @@ def test_a_metric_is_learned_and_used(weights, tmp_path):
         ran(*words)
     ran(
         *["codebook", image, "--mask", mask, "--weights", weights, "--out", tmp_path / "maps"],
-        *["--extra", file],
+        *["--extra", file, "--no-report"],
     )
     maps = dm.MapSet.load(tmp_path / "maps")
     assert maps["percent"].unit == "%"
     assert np.corrcoef(maps["percent"].data.ravel(), known.ravel())[0, 1] > 0.95
-    assert "percent [%]" in (tmp_path / "maps" / "report.html").read_text()
 
 
 def test_without_weights_of_that_name_the_error_is_short(scan_files, tmp_path):
@@ -119,7 +126,8 @@ def test_train_makes_weights_that_codebook_takes(short, tmp_path, monkeypatch, s
         ran(*words, "--steps", 9)
     file = tmp_path / "run" / "codebook-1.0.0.safetensors"
     mask = scan_files.with_name("mask.nii.gz")
-    ran("codebook", scan_files, "--mask", mask, "--weights", file, "--out", tmp_path / "maps")
+    words = ["codebook", scan_files, "--mask", mask, "--weights", file, "--no-report"]
+    ran(*words, "--out", tmp_path / "maps")
 
 
 def test_the_library_needs_no_lightning_and_training_says_what_it_needs(tmp_path):

@@ -187,7 +187,7 @@ def test_a_scan_of_six_directions_is_enough(weights):
     scan = ring_scan(protocol({1000.0: 6}, b0=1), sigma=20.0).with_mask(np.ones((12, 14, 6)))
     maps = dm.codebook(scan, weights=weights)
     assert {"MK", "NDI", "RTOP"} <= set(maps.provenance[MODEL]["prior_driven"])
-    assert any("by itself does not determine" in n for n in maps.provenance[MODEL]["notes"])
+    assert any("by itself does not determine: MK" in n for n in maps.provenance[MODEL]["notes"])
 
 
 @pytest.mark.xfail(reason="rough noise, of a single b0's detail, is used as if it were measured")

@@ -171,8 +171,8 @@ def _provenance(scan: Scan, answers: Answers, device: torch.device) -> dict[str,
     notes = list(scan.notes)
     if leaning:
         notes.append(
-            f"{', '.join(leaning)}: this acquisition by itself does not determine them; their "
-            "maps lean on what tissue usually looks like"
+            f"{MODEL}: metrics that this acquisition by itself does not determine: "
+            f"{', '.join(leaning)}. Their maps lean on what tissue usually looks like"
         )
     return {
         "software": "DMRIMicro",

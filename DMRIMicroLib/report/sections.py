@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ from . import pictures
 from .figures import to_png
 from .flags import WORTH_A_PICTURE, answers, counts, good_voxels, unused_said, voxels_said
 from .words import number, scale, share
+
+METHODS = {"codebook": "Microstructure codebook (trained network)"}
+"""Titles of methods that are no models."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class MapEntry:
         Base64 PNG of the standard deviation.
     caption : str
         Median and quartiles, in that unit.
+    lacks : str
+        What the acquisition lacks to determine it by itself; empty for most.
     """
 
     metric: Metric
@@ -38,6 +44,7 @@ class MapEntry:
     picture: str
     deviation: str | None
     caption: str
+    lacks: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,11 +105,11 @@ def _section(maps: MapSet, model: str) -> Section:
     in_colour = {"FA", "V1"} <= set(maps) and maps["V1"].model == model
     return Section(
         name=model,
-        title=MODELS[model].title if model in MODELS else model,
+        title=MODELS[model].title if model in MODELS else METHODS.get(model, model),
         notes=[n.removeprefix(start) for n in made.get("notes", ()) if n.startswith(start)],
         voxels=voxels_said(maps, model),
         good=share(found[Flag.GOOD], answers(found)),
-        maps=[_entry(item, maps) for item in scalars],
+        maps=[_entry(item, maps, made.get("prior_driven", {})) for item in scalars],
         colour=to_png(pictures.colour_fa(maps)) if in_colour else None,
         flags=to_png(pictures.flag_mosaic(model, maps)) if flagged > WORTH_A_PICTURE else None,
         histograms=to_png(pictures.histograms(scalars, maps)) if scalars else None,
@@ -111,7 +118,7 @@ def _section(maps: MapSet, model: str) -> Section:
     )
 
 
-def _entry(item: Map, maps: MapSet) -> MapEntry:
+def _entry(item: Map, maps: MapSet, leaning: Mapping[str, Sequence[str]]) -> MapEntry:
     good = good_voxels(maps, item.model)
     factor, label = scale(item.metric)
     low, middle, high = map(number, _quartiles(item.data[good] / factor))
@@ -126,6 +133,7 @@ def _entry(item: Map, maps: MapSet) -> MapEntry:
         picture=to_png(pictures.map_mosaic(item, maps), item.metric.colormap),
         deviation=deviation,
         caption=caption,
+        lacks="; ".join(leaning.get(item.metric.name, ())),
     )
 
 
