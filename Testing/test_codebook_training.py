@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -11,9 +12,12 @@ from phantom import protocol
 from tiny_codebook import one_thread  # noqa: F401
 from toy_anatomy import onion
 
+from DMRIMicroLib.brain.anatomy import save
 from DMRIMicroLib.brain.simulate import generator_for
 from DMRIMicroLib.codebooks.network import Prediction
+from DMRIMicroLib.codebooks.scale import Scale
 from DMRIMicroLib.codebooks.tokens import tokens
+from DMRIMicroLib.errors import Cancelled, InputError
 from DMRIMicroLib.physics.sh import sh_basis
 from DMRIMicroLib.physics.tissue import signal
 from DMRIMicroLib.training import pool
@@ -28,6 +32,8 @@ from DMRIMicroLib.training.pool import (
     load_slice,
     make_pool,
 )
+from DMRIMicroLib.training.recipe import calibrate
+from DMRIMicroLib.training.slices import make_pool_side_by_side
 
 SMALL = PoolConfig(fields=((0.064, 1.0),), lesion=0.0, infant=0.0, brain=500.0, finer=(1, 1, 1))
 """Slices with few and large voxels."""
@@ -217,3 +223,51 @@ def test_far_outliers_cost_linearly():
         cost.append(float(metric_loss(found, labels[k : k + 1], known[:1])[0]))
     assert cost[2] - cost[1] == pytest.approx(cost[1] - cost[0])
     assert cost[0] == pytest.approx(8)
+
+
+def test_processes_make_the_slices_that_one_would(tmp_path):
+    head = save(onion(16, 5.0), tmp_path / "onion.safetensors")
+    said = []
+    for workers in (2, 1):
+        made = make_pool_side_by_side(
+            tmp_path / str(workers),
+            [str(head)],
+            2,
+            3,
+            workers,
+            lambda share, text: said.append(share),
+            config=SMALL,
+        )
+        assert [f.name for f in made] == ["slice-3-00000.safetensors", "slice-3-00001.safetensors"]
+    for file in made:
+        assert file.read_bytes() == (tmp_path / "2" / file.name).read_bytes()
+    assert max(said) == 1
+
+
+def test_making_slices_can_be_stopped_and_a_failed_process_is_told(tmp_path):
+    with pytest.raises(Cancelled):
+        make_pool_side_by_side(tmp_path, ["small"], 4, 0, 2, cancelled=lambda: True)
+    with pytest.raises(InputError, match="a process that makes slices ended with code 1"):
+        make_pool_side_by_side(tmp_path, ["no such head"], 4, 0, 2)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_calibration_covers_what_it_should():
+    """Predictions whose deviations are half as large as they should be, for a scale of 1."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randn(4000, 2, generator=generator)
+    mean = labels + 0.6 * torch.randn(4000, 2, generator=generator)
+
+    class Fixed(torch.nn.Module):
+        def forward(self, tokens):
+            log_sd = torch.full_like(mean, 0.3).log()
+            return Prediction(mean, log_sd, mean, mean, mean)
+
+    known = torch.ones(4000, 2, dtype=torch.bool)
+    known[:, 1] = False
+    example = SimpleNamespace(tokens=None, labels=labels + 5, known=known)
+    scale = Scale(("FA", "MD"), (5.0, 5.0), (1.0, 1.0))
+    factors, correlations = calibrate(Fixed(), scale, iter([example]))
+    assert factors[0] == pytest.approx(2, rel=0.05)
+    assert factors[1] == 1  # no label, nothing to say
+    assert correlations["FA"] == pytest.approx(1 / (1 + 0.36) ** 0.5, abs=0.02)
