@@ -25,6 +25,8 @@ def test_weights_come_back_as_they_were(tmp_path):
         assert all(torch.equal(tensors[k], v) for k, v in TENSORS.items())
         assert card == replace(CARD, sha256=card.sha256, bytes=card.bytes)
     assert card.bytes == card_file.with_suffix(".safetensors").stat().st_size
+    modes = {f.stat().st_mode for f in tmp_path.iterdir()}
+    assert len(modes) == 1  # colleagues may read the weights if they may read the card
     assert card.provenance() == {"name": "thing-1.0.0", "sha256": card.sha256}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from safetensors.torch import save_file as write_tensors
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ..errors import InputError
@@ -125,8 +125,9 @@ def save(tensors: dict[str, Tensor], card: Card, folder: Path, *, stem: str | No
     stem = stem or card.stem
     with staged(folder) as stage:
         file = stage / f"{stem}{SUFFIX}"
-        write_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, file)
-        content = file.read_bytes()
+        # as bytes: files that safetensors writes itself are readable by their owner only
+        content = to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+        file.write_bytes(content)
         if len(content) > LARGEST:
             raise InputError(
                 f"the weights have {len(content) / 1e6:.1f} MB, more than 16",
