@@ -104,6 +104,19 @@ def test_water_is_the_faster_the_more_of_the_tissue_is_gone():
     assert 1.3 < core < necrosis
 
 
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [("oedema", 1.2, 1.6), ("tumour_core", 1.0, 1.4), ("tumour_necrosis", 1.8, 2.5)],
+)
+def test_water_is_as_fast_as_the_effect_says(kind, low, high):
+    assert f"ADC {low} to {high} um2/ms" in EFFECTS[kind].source
+    own = HEALTHY.tissue[0] > 0.999
+    found = [diffusivities(ill(kind, s).state)[own].mean().item() for s in range(8)]
+    assert low < np.median(found) < high
+    assert min(found) > low - 0.1
+    assert max(found) < high + 0.1
+
+
 def test_demyelination_frees_water_across_fibres_most():
     own = HEALTHY.tissue[0] > 0.999
     before = diffusivities(HEALTHY.state)[own].mean(0)
@@ -193,8 +206,9 @@ def test_a_folder_without_masks_and_a_damaged_mask_are_told(tmp_path):
     with pytest.raises(InputError, match="no mask"):
         draw_lesion(rng(), "stroke", tmp_path)
     (tmp_path / "a.nii.gz").write_bytes(b"not an image")
-    with pytest.raises(InputError, match=r"a\.nii\.gz"):
+    with pytest.raises(InputError, match=r"a\.nii\.gz") as told:
         place(draw_lesion(rng(), "stroke", tmp_path), HEAD)
+    assert told.value.fix
 
 
 def test_unknown_lesions_are_refused_by_name():
@@ -247,6 +261,15 @@ def test_no_tumour_in_fluid_and_its_water_stays_in_the_white_matter():
     assert oedema_outside < 0.1
     far_fluid = (tissue[:, 3] == 1) & ((points - torch.tensor([10.0, -20, 5])).norm(dim=1) < 6)
     assert share[far_fluid, :3].sum(1).max() < 0.5
+
+
+def test_an_oedema_is_full_but_for_its_border_and_ends():
+    amount = torch.linspace(0, 1.5, 61)
+    share = growth._full(amount)
+    assert share.diff().min() >= 0
+    assert (share[amount <= 0.25] == 0).all()
+    assert (share[amount >= 0.75] == 1).all()
+    assert ((share > 0.5) == (amount > 0.5)).all()  # as large as before it was filled
 
 
 def test_growth_keeps_density_between_nothing_and_full():

@@ -34,6 +34,9 @@ STEPS = 400
 LEAK_STEPS = 200
 """Steps for which water leaks from the tumour into the white matter."""
 
+BORDER = 0.5
+"""Width of an oedema's border, as a share of the water that fills tissue (chosen)."""
+
 NEIGHBOURS = [
     (i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1) if (i, j, k) > (0, 0, 0)
 ]
@@ -87,7 +90,7 @@ def grow(head: Head, seed: Tensor, uniform: Tensor) -> Growth:
     # oldest first: necrosis is where the tumour has been dense for longest
     dead = core * torch.sigmoid((burden / burden.max() - 0.4 - 0.5 * u[3]) / 0.05)
     rim = (1 - core) * torch.sigmoid((density - 0.2) / 0.04)
-    water = (1 - core - rim) * (leak * (0.3 + 2.7 * u[4])).clamp(0, 1)
+    water = (1 - core - rim) * _full(leak * (0.3 + 2.7 * u[4]))
     shares = torch.stack([core - dead, dead, rim, water])
     inside = torch.zeros_like(density)
     inside[1:-1, 1:-1, 1:-1] = 1  # the border stands for all that is beyond the grid
@@ -133,6 +136,15 @@ def _leak(density: Tensor, conductance: list[Tensor], white: Tensor) -> Tensor:
     for _ in range(LEAK_STEPS):
         water = torch.maximum(water + _spread(water, conductance), source)
     return water * white
+
+
+def _full(amount: Tensor) -> Tensor:
+    """Share of tissue that is oedema where this much water came: none, a border, all.
+
+    Oedema is as bright near its border as near the tumour. What is more than half stays so.
+    """
+    part = ((amount - 0.5) / BORDER + 0.5).clamp(0, 1)
+    return part * part * (3 - 2 * part)
 
 
 def _pair(offset: tuple[int, int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

@@ -109,9 +109,9 @@ EFFECTS: dict[str, Effect] = {
         "range chosen: ADC 1.0 to 1.4 um2/ms, anisotropy low",
     ),
     "tumour_necrosis": Effect(
-        (0.0, 0.1),
-        {"soma": 0.03, "extra": 0.2, "free": 0.75, "dot": 0.02},
-        {"d_extra_perp": (1.2, 1.7), ORDER: (0.0, 0.2)},
+        (0.0, 0.05),
+        {"soma": 0.01, "extra": 0.14, "free": 0.85},
+        {"d_extra_par": (1.1, 1.3), "d_extra_perp": (1.6, 2.2), ORDER: (0.0, 0.2)},
         "range chosen: ADC 1.8 to 2.5 um2/ms",
     ),
     "tumour_infiltration": Effect(
@@ -121,9 +121,9 @@ EFFECTS: dict[str, Effect] = {
         "range chosen: S. Price et al., Eur. Radiol. 17 (2007) 1675-1684 see lower anisotropy",
     ),
     "oedema": Effect(
-        (0.35, 0.6),
-        {"neurite": 0.06, "soma": 0.02, "extra": 0.52, "free": 0.4},
-        {"d_extra_par": (1.0, 1.15), "d_extra_perp": (1.3, 1.6), ORDER: (0.8, 1.0)},
+        (0.15, 0.4),
+        {"neurite": 0.06, "soma": 0.02, "extra": 0.62, "free": 0.3},
+        {"d_extra_par": (1.05, 1.25), "d_extra_perp": (1.6, 2.1), ORDER: (0.8, 1.0)},
         "range chosen: vasogenic water between fibres that are left, ADC 1.2 to 1.6 um2/ms",
     ),
     "demyelination": Effect(
@@ -134,7 +134,8 @@ EFFECTS: dict[str, Effect] = {
         "al., Brain 140 (2017) 2912-2926: neurite density falls",
     ),
 }
-"""Effects by kind."""
+"""Effects by kind. The ADC that is named is what a tensor fit at b = 1000 s/mm2 finds, where free
+water has little signal left."""
 
 
 @dataclass(frozen=True, eq=False)

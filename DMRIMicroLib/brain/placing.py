@@ -92,7 +92,9 @@ def _mask(lesion: Lesion, head: Head) -> Image:
         image = nib.load(lesion.mask)
         values = np.asarray(image.dataobj, dtype=np.float32)
     except (OSError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(f"it cannot be read ({error})", file=lesion.mask) from error
+        raise InputError(
+            f"it cannot be read ({error})", "Get the file anew, or remove it.", file=lesion.mask
+        ) from error
     mirror = -1.0 if lesion.uniform[1] < 0.5 else 1.0
     affine = np.diag([mirror, 1, 1, 1]) @ image.affine
     inside = torch.from_numpy(values > 0).float().to(head.device)
