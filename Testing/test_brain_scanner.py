@@ -375,6 +375,21 @@ def test_values_are_integers_where_a_level_is_set():
 # whole scans
 
 
+def test_the_number_of_threads_changes_no_bit():
+    volume, before = ball_of_tissue(40), torch.get_num_threads()
+    scanner = replace(SCANNERS["clinical3t"], voxel=(1.5, 1.5, 1.5), level=0.0)
+    made = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            made.append(observe(volume, shells(), scanner, seeded()).signal)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
+
+
 def test_the_same_seed_gives_the_same_bits():
     volume = ball_of_tissue(12)
     for seed in (1, 2, 3):

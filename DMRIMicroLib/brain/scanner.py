@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..acquisition import Acquisition
-from ..fitting.threads import in_threads
+from ..fitting.threads import in_threads, one_thread_each
 from ..physics.noise import corrupt, draw
 from ..scan import Scan
 from . import artefacts, unsteady
@@ -183,7 +183,16 @@ def observe(
     Returns
     -------
     Observation
+        The same bits whatever number of threads torch may use: sums that threads share differ in
+        their last digit.
     """
+    with one_thread_each():
+        return _observe(volume, acquisition, scanner, generator)
+
+
+def _observe(
+    volume: StateVolume, acquisition: Acquisition, scanner: Scanner, generator: torch.Generator
+) -> Observation:
     drawn = _draw(acquisition, scanner, generator)
     grid = grid_of(volume, scanner)
     bright = unweighted(volume, scanner.field, acquisition.TE or USUAL_TE, scanner.TR)
