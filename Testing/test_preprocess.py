@@ -350,8 +350,8 @@ def test_noise_of_a_single_b0_does_not_count_anatomy():
         assert one.noise.sigma == pytest.approx(SIGMA, rel=0.2)
         assert one.noise.method == "tensor's residual at b = 1000, as there is a single b0"
     few = rough.select(np.arange(7))
-    assert few.noise.sigma > 5 * SIGMA
-    assert few.noise.method == "fine detail of the single b0, at most"
+    assert few.noise.sigma > 3 * SIGMA  # random texture is detail, too
+    assert few.noise.method == "fine detail of the lowest shell, roughly"
     assert few.noise.rough
     assert not rough.noise.rough
     assert few.snr > 0

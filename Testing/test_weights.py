@@ -78,7 +78,6 @@ def test_the_latest_version_is_taken_by_number(tmp_path, monkeypatch):
         load("none")
 
 
-@pytest.mark.xfail(reason="sorted as text")
 def test_versions_are_listed_in_rising_order(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "SHIPPED", tmp_path)
     for version in ("1.9.0", "1.10.0"):

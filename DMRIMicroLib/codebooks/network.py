@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fits import FITS
 from .kernels import Kernels
 from .mamba import Mamba2d
 from .tokens import DEGREES, JOINT_FACTS, SHELL_FACTS, VOXEL_FACTS, Tokens
@@ -203,13 +204,15 @@ class Codebook(nn.Module):
         pairs = filters * (filters + 1)  # of two degrees
         self.filters = Filters(shape.reach)
         of_shell = filters + pairs + SHELL_FACTS + VOXEL_FACTS
-        of_joint = pairs + JOINT_FACTS + filters * VOXEL_FACTS
+        of_joint = pairs + JOINT_FACTS + filters * (VOXEL_FACTS + FITS)
         self.of_shell, self.of_joint = Standard(of_shell), Standard(of_joint)
         self.shell = nn.Sequential(
             nn.Linear(of_shell, shape.encoder), nn.SiLU(), nn.Linear(shape.encoder, shape.encoder)
         )
         self.gate = nn.Linear(of_shell, shape.encoder)
-        self.joint = nn.Linear(of_joint, shape.encoder)
+        self.joint = nn.Sequential(
+            nn.Linear(of_joint, shape.encoder), nn.SiLU(), nn.Linear(shape.encoder, shape.encoder)
+        )
         full, half, quarter = shape.widths
         self.enter = nn.Sequential(nn.SiLU(), nn.Linear(shape.encoder, full))
         self.at_full = nn.ModuleList([Residual(full, shape.cnn), Residual(full, shape.cnn)])
@@ -271,7 +274,8 @@ class Codebook(nn.Module):
         shell = self.of_shell(torch.cat([means, same[:-1], told, own], 1).mT)
         pooled = (self.shell(shell) * torch.sigmoid(self.gate(shell))).sum(0) / math.sqrt(shells)
         about = tokens.joint_facts[:, None].expand(-1, n)
-        joint = self.of_joint(torch.cat([same[-1], about, facts.flatten(0, 1)]).T)
+        fits = self._smooth(tokens.fits, mask).flatten(0, 1)
+        joint = self.of_joint(torch.cat([same[-1], about, facts.flatten(0, 1), fits]).T)
         return self.enter(pooled + self.joint(joint))
 
     def _trunk(self, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..acquisition import Acquisition
 from ..physics.compartments import axial_kernel
 from ..physics.sh import sh_basis
+from .fits import linear_fits
 
 ORDER = 4
 """Of the SH series: 1 + 5 + 9 coefficients."""
@@ -37,7 +38,7 @@ MEAN_SD = 0.3
 """Of a spherical mean around that of usual tissue, relative to b = 0."""
 
 SHELL_FACTS = 7
-JOINT_FACTS = 5
+JOINT_FACTS = 7
 VOXEL_FACTS = 2
 
 DIM = 0.05
@@ -60,8 +61,11 @@ class Tokens(NamedTuple):
     shell_facts : (s, 7) tensor
         b [ms/um2], log number of volumes, resolution of degrees 2 and 4, k_2 and k_4 relative to
         4 pi, log SNR of b0.
-    joint_facts : (5,) tensor
-        Log number of volumes, of b0 volumes, resolution of degrees 2 and 4, log SNR.
+    joint_facts : (7,) tensor
+        Log number of volumes, of b0 volumes, resolution of degrees 2 and 4, log SNR, and which of
+        the linear fits there are.
+    fits : (7, x, y) tensor
+        What linear fits say, see `fits.linear_fits`.
     voxel_facts : (2, x, y) tensor
         Log of b0 relative to its median, log of noise relative to b0.
     mask : (x, y) bool tensor
@@ -72,6 +76,7 @@ class Tokens(NamedTuple):
     joint: Tensor
     shell_facts: Tensor
     joint_facts: Tensor
+    fits: Tensor
     voxel_facts: Tensor
     mask: Tensor
 
@@ -106,13 +111,15 @@ def tokens(
     ratio = (signal / s0).clamp(0, 2) * mask
     means, joint, joint_facts = _together(ratio, acquisition, snr, frame)
     alone = [_alone(ratio, acquisition, k, snr, frame) for k in range(len(acquisition.shells))]
+    fits, fitted = linear_fits(signal, mask, acquisition)
     log_b0 = (b0 / middle).clamp(DIM, 20).log()
     return Tokens(
         mean=means * mask,
         series=torch.stack([a[0] for a in alone]),
         joint=joint,
         shell_facts=torch.stack([a[1] for a in alone]).to(signal),
-        joint_facts=joint_facts.to(signal),
+        joint_facts=torch.cat([joint_facts.to(signal), fitted]),
+        fits=fits,
         voxel_facts=torch.stack([log_b0, relative.log() / 3]) * mask,
         mask=mask,
     )

@@ -112,14 +112,18 @@ def train(
             fabric.backward(value / training.batch)
             for key, number in told.items():
                 totals[key] = totals.get(key, 0.0) + number / training.batch
-        fabric.clip_gradients(model, optimiser, max_norm=training.clip, error_if_nonfinite=False)
-        optimiser.step()
+        norm = fabric.clip_gradients(
+            model, optimiser, max_norm=training.clip, error_if_nonfinite=False
+        )
+        if bool(torch.isfinite(norm)):  # one bad example costs a step, not the weights
+            optimiser.step()
         optimiser.zero_grad()
         keep = min(training.average, (1 + step) / (10 + step))
         for name, now in network.state_dict().items():
             mean[name].lerp_(now.detach().to(mean[name]), 1 - keep)
         if (step + 1) % training.save_every == 0 or step + 1 == training.steps:
-            said = {key: value / training.save_every for key, value in totals.items()}
+            since = (step + 1 - first) % training.save_every or training.save_every
+            said = {key: value / since for key, value in totals.items()}
             _log(folder / LOG, step + 1, time.monotonic() - began, said)
             _save(folder, step + 1, network, optimiser, mean, training)
             totals = {}

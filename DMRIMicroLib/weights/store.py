@@ -72,7 +72,7 @@ class Card:
 
 def available(kind: str | None = None) -> dict[str, Path]:
     """Cards of the shipped weights by name and version, in rising order of both."""
-    files = {file.stem: file for file in sorted(SHIPPED.glob("*.json"))}
+    files = {file.stem: file for file in sorted(SHIPPED.glob("*.json"), key=_rank)}
     return {stem: f for stem, f in files.items() if kind is None or read_card(f).kind == kind}
 
 
@@ -137,6 +137,12 @@ def save(tensors: dict[str, Tensor], card: Card, folder: Path, *, stem: str | No
         text = json.dumps(asdict(card), indent=2) + "\n"
         (stage / f"{stem}.json").write_text(text, encoding="utf-8")
     return folder / f"{stem}.json"
+
+
+def _rank(file: Path) -> tuple[str, list[int]]:
+    """Key to sort cards by: name, then version as numbers."""
+    name, _, version = file.stem.rpartition("-")
+    return name, [int(part) if part.isdigit() else -1 for part in version.split(".")]
 
 
 def _find(name: str | Path) -> Path:
