@@ -32,8 +32,10 @@ def simulate(
     protocol: Annotated[
         str, typer.Option(help="A name (see --list), or two files: dwi.bval,dwi.bvec.")
     ] = "clinical30",
-    field: Annotated[float, typer.Option(help="Field strength [T].", min=0.05, max=10)] = 3.0,
-    voxel_size: Annotated[float, typer.Option(help="Edge of a voxel [mm].", min=0.5, max=10)] = 2.0,
+    field: Annotated[float, typer.Option(help="Field strength [T].", min=0.05, max=7.5)] = 3.0,
+    voxel_size: Annotated[
+        float, typer.Option(help="Edge of a voxel, in mm.", min=0.5, max=10)
+    ] = 2.0,
     scanner: Annotated[
         str | None,
         typer.Option(help="A scanner (see --list), in place of --field and --voxel-size."),
@@ -51,9 +53,9 @@ def simulate(
     models: Annotated[
         str, typer.Option(help="Models whose truth is written, separated by commas, all or none.")
     ] = "all",
-    delta: Annotated[float | None, typer.Option("--delta", help="With files [ms].")] = None,
-    Delta: Annotated[float | None, typer.Option("--Delta", help="With files [ms].")] = None,
-    TE: Annotated[float | None, typer.Option("--TE", help="With files [ms].")] = None,
+    delta: Annotated[float | None, typer.Option("--delta", help="With two files: in ms.")] = None,
+    Delta: Annotated[float | None, typer.Option("--Delta", help="With two files: in ms.")] = None,
+    TE: Annotated[float | None, typer.Option("--TE", help="With two files: in ms.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace a simulation in the folder.")] = False,
     progress: Annotated[

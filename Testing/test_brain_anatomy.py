@@ -169,6 +169,14 @@ def test_another_file_is_no_anatomy(tmp_path):
         load_anatomy(file)
 
 
+def test_a_saved_head_can_be_read_by_whom_other_files_can(small, tmp_path):
+    other = tmp_path / "other"
+    other.touch()
+    file = save(small, tmp_path / "head.safetensors")
+    assert file.stat().st_mode == other.stat().st_mode
+    assert set(tmp_path.iterdir()) == {file, other}
+
+
 def test_a_failed_save_leaves_the_old_file(small, tmp_path, monkeypatch):
     file = save(small, tmp_path / "head.safetensors")
     before = file.read_bytes()

@@ -142,6 +142,19 @@ def test_a_named_scanner_brings_its_own_voxels(head, tmp_path):
     assert json.loads((tmp_path / "dwi.json").read_text())["MagneticFieldStrength"] == 0.064
 
 
+def test_help_names_the_units():
+    shown = CliRunner().invoke(app, ["simulate", "--help"]).output
+    words = " ".join(shown.replace("\u2502", " ").split())
+    for told in ("[T]", "in mm", "in ms"):  # [mm] would be taken for a colour
+        assert told in words
+
+
+def test_a_field_that_no_tissue_is_known_for_is_refused_at_once(head, tmp_path):
+    run = CliRunner().invoke(app, ["simulate", "--field", "9.4", "--out", str(tmp_path / "out")])
+    assert run.exit_code == 2
+    assert "7.5" in run.output
+
+
 def test_names_are_listed_without_a_folder():
     run = CliRunner().invoke(app, ["simulate", "--list"])
     assert run.exit_code == 0, run.output

@@ -76,6 +76,8 @@ def test_a_saved_simulation_can_be_loaded_and_fitted(simulation, tmp_path):
     np.testing.assert_allclose(maps["FA"].data, simulation.truth["FA"].data)
     tensors = load_file(tmp_path / "sub" / "state.safetensors")
     assert len(tensors["state.odf"]) == int(simulation.volume.mask.sum())
+    modes = {(tmp_path / "sub" / name).stat().st_mode for name in ("dwi.json", "state.safetensors")}
+    assert len(modes) == 1  # who may read the scan may read its tissue
     assert (tmp_path / "sub" / "truth" / "model-state_param-odf_dwimap.nii.gz").exists()
     assert dm.fit(read, "dti")["FA"].data.shape == simulation.scan.shape
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +109,11 @@ def save(anatomy: Anatomy, file: str | Path) -> Path:
     }
     with staged(file.parent) as stage:
         contents = {key: value.cpu().contiguous() for key, value in tensors.items()}
+        plain = stage / "mode"
+        plain.touch()
         save_file(contents, stage / file.name, metadata=about)
+        shutil.copymode(plain, stage / file.name)  # safetensors let only the user read it
+        plain.unlink()
     return file
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -95,6 +96,7 @@ class Simulation:
             save_file(state_tensors(self.volume), stage / STATE, self._strings())
             sidecar = json.dumps(self._sidecar(), indent=2) + "\n"
             (stage / "dwi.json").write_text(sidecar, encoding="utf-8")
+            shutil.copymode(stage / "dwi.json", stage / STATE)  # safetensors let only the user read
             nifti.save(self.scan, stage / IMAGE)
         for name in before - listed(known / INDEX):
             (known / name).unlink(missing_ok=True)
