@@ -122,8 +122,8 @@ class MapSet(Mapping[str, Map]):
         Raises
         ------
         InputError
-            If the folder cannot be written, or holds maps of another scan, or a list of maps that
-            cannot be read, and `overwrite` is off.
+            If the folder cannot be written, or holds maps of another scan, or another model's map
+            of the same metric, or a list of maps that cannot be read, and `overwrite` is off.
         """
         folder = Path(folder)
         before = listed(folder / INDEX)
@@ -194,7 +194,20 @@ class MapSet(Mapping[str, Map]):
         if index is None:
             return [], dict(self.provenance)
         entries = [e for e in index["maps"] if e["model"] not in self.provenance]
-        return entries, {**index["provenance"], **self.provenance}
+        same: dict[str, str] = {}
+        for entry in entries:
+            if entry["metric"] in self.maps:
+                same.setdefault(entry["model"], entry["metric"])
+        if same and not overwrite:
+            model, metric = next(iter(same.items()))
+            raise InputError(
+                f"this folder holds {metric} of {model} already, and one folder holds one",
+                "Give another folder; or overwrite, and the maps of that model go.",
+                file=folder,
+            )
+        entries = [e for e in entries if e["model"] not in same]
+        provenance = {k: v for k, v in index["provenance"].items() if k not in same}
+        return entries, {**provenance, **self.provenance}
 
     def _write(self, item: Map, stage: Path) -> dict[str, Any]:
         metric = item.metric

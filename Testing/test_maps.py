@@ -64,9 +64,11 @@ def flagged(maps, model="dti"):
     """Return maps of which one voxel has no answer and one of each flag above good is set."""
     flags = maps.flags["dti"].copy()
     flags[0, 0, :4] = Flag.EMPTY, Flag.NOT_CONVERGED, Flag.OUT_OF_RANGE, Flag.UNDETERMINED
+    name = "FA" if model == "dti" else f"FA_{model}"  # a folder holds one map of a metric
+    metric = replace(maps["FA"].metric, name=name)
     return replace(
         maps,
-        maps={"FA": replace(maps["FA"], model=model)},
+        maps={name: replace(maps["FA"], model=model, metric=metric)},
         mask=flags > 0,
         provenance={model: maps.provenance["dti"]},
         flags={model: flags},
