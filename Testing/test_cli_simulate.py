@@ -61,7 +61,7 @@ def test_a_protocol_by_name_gives_a_scan_that_can_be_fitted(tmp_path):
     found, known = dm.fit(scan, "dti"), dm.MapSet.load(tmp_path / "truth")
     both = found.mask & known.mask
     fitted, true = found["MD"].data[both], known["MD"].data[both]
-    # eddy currents, ringing and pulsation of the usual scanner: voxels differ, their middle does not
+    # eddy currents, ringing and pulsation of the usual scanner: voxels differ, the median does not
     assert np.corrcoef(fitted, true)[0, 1] > 0.85
     assert abs(np.median(fitted - true)) < 3e-5
     assert "NDI" not in known
