@@ -226,6 +226,8 @@ class Codebook(nn.Module):
         self.mix = nn.Linear(full, shape.kernels)
         self.fibres = nn.Linear(full, 2 * filters)
         self.mean = nn.Linear(full + shape.kernels, len(shape.metrics))
+        self.direct = nn.Linear(of_joint, len(shape.metrics))
+        self.trust = nn.Linear(full, len(shape.metrics))
         self.log_sd = nn.Linear(full, len(shape.metrics))
 
     def arguments(self) -> dict:
@@ -237,7 +239,7 @@ class Codebook(nn.Module):
         mask = tokens.mask
         series = torch.cat([tokens.series, tokens.joint[None]])
         smooth = self._smooth(series.flatten(0, 1), mask).unflatten(0, (-1, 14))
-        voxels = self._encode(tokens, smooth)
+        voxels, joint_facts = self._encode(tokens, smooth)
         image = voxels.new_zeros(mask.numel(), voxels.shape[1])
         image = image.index_copy(0, mask.flatten().nonzero()[:, 0], voxels)
         image = self._trunk(image.unflatten(0, mask.shape)[None])
@@ -254,6 +256,8 @@ class Codebook(nn.Module):
         )
         book = weights * self.shape.kernels**0.5
         mean = self.mean(torch.cat([features, book if self.shape.physical else 0 * book], 1))
+        # where the data are good the fits are right, and are to be passed on as they are
+        mean = mean + torch.sigmoid(self.trust(features)) * self.direct(joint_facts)
         low, high = LOG_SD
         log_sd = low + (high - low) * torch.sigmoid(self.log_sd(features))
         return Prediction(mean, log_sd, weights, odf, features)
@@ -262,8 +266,8 @@ class Codebook(nn.Module):
         """Filter images and take the n voxels: (c, x, y) -> (c, filters, n)."""
         return self.filters(images, mask).flatten(2)[..., mask.flatten()]
 
-    def _encode(self, tokens: Tokens, smooth: Tensor) -> Tensor:
-        """Pool what each voxel's shells say: (n, encoder)."""
+    def _encode(self, tokens: Tokens, smooth: Tensor) -> tuple[Tensor, Tensor]:
+        """Pool what each voxel's shells say: (n, full), and what is said of all of them, (n, k)."""
         mask, n = tokens.mask, smooth.shape[-1]
         facts = self._smooth(tokens.voxel_facts, mask)  # (2, f, n)
         means = self._smooth(tokens.mean, mask)  # (s, f, n)
@@ -276,7 +280,7 @@ class Codebook(nn.Module):
         about = tokens.joint_facts[:, None].expand(-1, n)
         fits = self._smooth(tokens.fits, mask).flatten(0, 1)
         joint = self.of_joint(torch.cat([same[-1], about, facts.flatten(0, 1), fits]).T)
-        return self.enter(pooled + self.joint(joint))
+        return self.enter(pooled + self.joint(joint)), joint
 
     def _trunk(self, x: Tensor) -> Tensor:
         """Let voxels know their neighbours: (1, x, y, full) -> the same."""
