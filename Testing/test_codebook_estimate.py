@@ -11,8 +11,9 @@ from tiny_codebook import one_thread, tiny_weights  # noqa: F401
 
 import DMRIMicroLib as dm
 from DMRIMicroLib.codebooks.estimate import MODEL, RESIDUAL, owner
+from DMRIMicroLib.codebooks.fits import linear_fits
 from DMRIMicroLib.codebooks.kernel_maps import IMAGE, kernel_maps
-from DMRIMicroLib.codebooks.slices import open_codebook
+from DMRIMicroLib.codebooks.slices import _Run, open_codebook
 from DMRIMicroLib.codebooks.tokens import tokens
 from DMRIMicroLib.errors import Cancelled, InputError
 from DMRIMicroLib.io import nifti
@@ -219,3 +220,21 @@ def test_a_folder_holds_one_map_of_a_metric(weights, tmp_path):
     back = dm.MapSet.load(tmp_path)
     assert set(back) == set(made)
     assert set(back.provenance) == {"codebook"}
+
+
+def test_fits_made_for_the_whole_scan_are_those_of_its_slices(weights):
+    scan = ring_scan(protocol({1000.0: 30, 2000.0: 30}), shape=(12, 12, 2), sigma=20.0)
+    run = _Run(
+        scan.with_mask(np.ones(scan.shape)),
+        np.ones(scan.shape, bool),
+        open_codebook(weights).network,
+        torch.device("cpu"),
+        lambda found, seen: (seen.fits,),
+    )
+    for z in range(2):
+        run(z)
+        cut = torch.from_numpy(np.moveaxis(scan.signal[:, :, z], -1, 0).copy())
+        alone, fitted = linear_fits(cut, torch.ones(12, 12, dtype=torch.bool), scan.acquisition)
+        assert fitted.tolist() == [1, 1]
+        torch.testing.assert_close(run.done[z][0], alone, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(run.done[0][0], run.done[1][0], atol=1e-2)

@@ -41,8 +41,21 @@ def linear_fits(signal: Tensor, mask: Tensor, acquisition: Acquisition) -> tuple
     fitted : (2,) tensor
         1 for a model that was fitted, tensor and kurtosis.
     """
-    values, fitted = signal.new_zeros(FITS, *mask.shape), []
-    voxels, options = signal[:, mask].T.contiguous().cpu(), Options()
+    found, fitted = fit_voxels(signal[:, mask].T.contiguous().cpu(), acquisition)
+    values = signal.new_zeros(FITS, *mask.shape)
+    values[:, mask] = found.to(values)
+    return values, fitted.to(signal)
+
+
+def fit_voxels(
+    voxels: Tensor, acquisition: Acquisition, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Fit n voxels as `linear_fits` does those of a slice: (n, m) -> (7, n), (2,).
+
+    A scan's voxels are fitted together: what a fit prepares costs as much as a slice's voxels.
+    """
+    options, fitted = Options(), []
+    values = voxels.new_zeros(FITS, len(voxels))
     first = 0
     for name, metrics in FITTED.items():
         model = MODELS[name]
@@ -52,13 +65,11 @@ def linear_fits(signal: Tensor, mask: Tensor, acquisition: Acquisition) -> tuple
             volumes = select_volumes(model, acquisition, None)
             quiet = Step(lambda share, text: None, None, 0.0, 1.0, "")
             kept = acquisition.subset(volumes)
-            found = Run(model, kept, volumes, options, torch.device("cpu"), quiet)
+            found = Run(model, kept, volumes, options, device or torch.device("cpu"), quiet)
             answers = found.fit(voxels, None).values
             for k, metric in enumerate(metrics):
                 scale = 1e3 if model.name == "dti" and metric != "FA" else 1.0  # mm2/s to um2/ms
-                value = (
-                    (scale * answers[metric][0]).nan_to_num().clamp(*RANGE.get(metric, KURTOSIS))
-                )
-                values[first + k, mask] = value.to(values)
+                value = (scale * answers[metric][0]).nan_to_num()
+                values[first + k] = value.clamp(*RANGE.get(metric, KURTOSIS))
         first += len(metrics)
-    return values, signal.new_tensor(fitted)
+    return values, voxels.new_tensor(fitted)

@@ -16,6 +16,7 @@ from ..fitting.threads import in_threads
 from ..masking import brain_mask
 from ..scan import Scan
 from ..weights import Card, load
+from .fits import fit_voxels
 from .network import Codebook, Prediction, Shape
 from .scale import Scale
 from .tokens import Tokens, tokens
@@ -123,7 +124,9 @@ class _Run:
     ) -> None:
         self.network, self.device, self.usable, self.keep = network, device, usable, keep
         self.acquisition = scan.acquisition
-        self.signal = scan.voxels(usable)
+        self.signal = np.nan_to_num(scan.voxels(usable), copy=False)
+        rows = torch.from_numpy(self.signal)
+        self.fits, self.fitted = fit_voxels(rows, scan.acquisition, device)
         self.levels = np.flatnonzero(usable.any((0, 1)))
         self.first = np.argwhere(usable)[:, 2]
         edges = scan.affine[:3, :3]
@@ -140,11 +143,15 @@ class _Run:
         mask = self.usable[:, :, z]
         box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(mask))
         signal = np.zeros((*mask.shape, self.signal.shape[1]), np.float32)
-        signal[mask] = np.nan_to_num(self.signal[self.first == z])
+        level = np.flatnonzero(self.first == z)
+        signal[mask] = self.signal[level]
+        fits = torch.zeros(len(self.fits), *mask.shape)
+        fits[:, torch.from_numpy(mask)] = self.fits[:, level]
         cut = torch.from_numpy(np.ascontiguousarray(np.moveaxis(signal[box], -1, 0)))
         inside = torch.from_numpy(np.ascontiguousarray(mask[box]))
         sigma = torch.from_numpy(np.ascontiguousarray(self.sigma[:, :, z][box]))
-        seen = tokens(cut, inside, self.acquisition, sigma, self.frame).to(self.device)
+        told = fits[:, *box].contiguous(), self.fitted
+        seen = tokens(cut, inside, self.acquisition, sigma, self.frame, told).to(self.device)
         with torch.inference_mode():
             kept = self.keep(self.network(seen), seen)
         self.done[k] = tuple(v.float().cpu() for v in kept)

@@ -86,7 +86,12 @@ class Tokens(NamedTuple):
 
 
 def tokens(
-    signal: Tensor, mask: Tensor, acquisition: Acquisition, sigma: Tensor, frame: Tensor
+    signal: Tensor,
+    mask: Tensor,
+    acquisition: Acquisition,
+    sigma: Tensor,
+    frame: Tensor,
+    fits: tuple[Tensor, Tensor] | None = None,
 ) -> Tokens:
     """Prepare one slice.
 
@@ -101,6 +106,8 @@ def tokens(
         Standard deviation of the noise.
     frame : (3, 3) tensor
         The slice's rows, columns and thickness in RAS, as rows.
+    fits : (7, x, y) and (2,) tensor, optional
+        What `fits.linear_fits` says of the slice, if it was asked already.
     """
     is_b0 = torch.as_tensor(acquisition.is_b0.copy(), device=signal.device)
     b0 = signal[is_b0].mean(0)
@@ -111,7 +118,7 @@ def tokens(
     ratio = (signal / s0).clamp(0, 2) * mask
     means, joint, joint_facts = _together(ratio, acquisition, snr, frame)
     alone = [_alone(ratio, acquisition, k, snr, frame) for k in range(len(acquisition.shells))]
-    fits, fitted = linear_fits(signal, mask, acquisition)
+    values, fitted = fits or linear_fits(signal, mask, acquisition)
     log_b0 = (b0 / middle).clamp(DIM, 20).log()
     return Tokens(
         mean=means * mask,
@@ -119,7 +126,7 @@ def tokens(
         joint=joint,
         shell_facts=torch.stack([a[1] for a in alone]).to(signal),
         joint_facts=torch.cat([joint_facts.to(signal), fitted]),
-        fits=fits,
+        fits=values,
         voxel_facts=torch.stack([log_b0, relative.log() / 3]) * mask,
         mask=mask,
     )
