@@ -100,7 +100,11 @@ def short(monkeypatch):
     """Make the cpu preset one of seconds, and slices tiny ones."""
     from DMRIMicroLib.training import recipe
 
-    def tiny(preset):
+    def tiny(preset, name):
+        if name == "demic":
+            sizes = {"widths": [4, 8], "kernels": 12}
+            settings = {"steps": 3, "batch": 1, "warmup": 1, "save_every": 1}
+            return recipe.Recipe(preset, 2, 0.5, 0, 1, sizes, settings, {"edge": 16}, kind=name)
         settings = {"steps": 3, "batch": 1, "warmup": 1, "save_every": 1}
         return recipe.Recipe(preset, 2, 0.5, 1, 1, dict(TINY), settings, {"edge": 16})
 
@@ -128,6 +132,23 @@ def test_train_makes_weights_that_codebook_takes(short, tmp_path, monkeypatch, s
     mask = scan_files.with_name("mask.nii.gz")
     words = ["codebook", scan_files, "--mask", mask, "--weights", file, "--no-report"]
     ran(*words, "--out", tmp_path / "maps")
+
+
+def test_train_makes_demic_and_leaves_metrics_out(short, tmp_path):
+    from test_codebook_training import tiny_pool
+
+    pool = tiny_pool(tmp_path / "pool", 2, seed=5)
+    words = ["--pool", pool, "--slices", 2, "--seed", 5, "--workers", 0, "--anatomies", "small"]
+    told = ran("train", "demic", "--out", tmp_path / "demic", *words).output
+    assert "demic-1.0.0.safetensors" in told
+    assert json.loads((tmp_path / "demic" / "demic-1.0.0.json").read_text())["kind"] == "demic"
+    ran("train", "codebook", "--out", tmp_path / "less", "--without", "MK, RTOP", *words)
+    card = json.loads((tmp_path / "less" / "codebook-1.0.0.json").read_text())
+    assert len(card["data"]["metrics"]) == len(card["arguments"]["metrics"]) == 22
+    assert card["training"]["recipe"]["without"] == ["MK", "RTOP"]
+    with pytest.raises(InputError, match="there is no metric MKK"):
+        ran("train", "codebook", "--out", tmp_path / "x", "--without", "MKK", *words)
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_library_needs_no_lightning_and_training_says_what_it_needs(tmp_path):

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .decay import decay_of
+from .demic import DECAY
 from .fits import FITS
 from .kernels import Kernels
 from .mamba import Mamba2d
@@ -51,6 +53,9 @@ class Shape:
         Edge of the filters on SH coefficients [voxels], odd.
     mamba, cnn, physical : bool
         Without them: ablations.
+    decay : bool
+        An ablation: alpha, beta and gamma of the spherical means (`decay.decay_of`) are all that
+        is seen of a voxel.
     state : int
         States of a channel in the selective scan.
     """
@@ -64,6 +69,7 @@ class Shape:
     cnn: bool = True
     physical: bool = True
     state: int = 8
+    decay: bool = False
 
 
 class Prediction(NamedTuple):
@@ -205,14 +211,14 @@ class Codebook(nn.Module):
         self.filters = Filters(shape.reach)
         of_shell = filters + pairs + SHELL_FACTS + VOXEL_FACTS
         of_joint = pairs + JOINT_FACTS + filters * (VOXEL_FACTS + FITS)
-        self.of_shell, self.of_joint = Standard(of_shell), Standard(of_joint)
-        self.shell = nn.Sequential(
-            nn.Linear(of_shell, shape.encoder), nn.SiLU(), nn.Linear(shape.encoder, shape.encoder)
-        )
-        self.gate = nn.Linear(of_shell, shape.encoder)
-        self.joint = nn.Sequential(
-            nn.Linear(of_joint, shape.encoder), nn.SiLU(), nn.Linear(shape.encoder, shape.encoder)
-        )
+        if shape.decay:
+            of_joint = filters * DECAY
+        else:
+            self.of_shell = Standard(of_shell)
+            self.shell = _two_layers(of_shell, shape.encoder)
+            self.gate = nn.Linear(of_shell, shape.encoder)
+        self.of_joint = Standard(of_joint)
+        self.joint = _two_layers(of_joint, shape.encoder)
         full, half, quarter = shape.widths
         self.enter = nn.Sequential(nn.SiLU(), nn.Linear(shape.encoder, full))
         self.at_full = nn.ModuleList([Residual(full, shape.cnn), Residual(full, shape.cnn)])
@@ -269,6 +275,10 @@ class Codebook(nn.Module):
     def _encode(self, tokens: Tokens, smooth: Tensor) -> tuple[Tensor, Tensor]:
         """Pool what each voxel's shells say: (n, full), and what is said of all of them, (n, k)."""
         mask, n = tokens.mask, smooth.shape[-1]
+        if self.shape.decay:
+            abg, _ = decay_of(tokens, one_shell=True)
+            joint = self.of_joint(self._smooth(abg, mask).flatten(0, 1).T)
+            return self.enter(self.joint(joint)), joint
         facts = self._smooth(tokens.voxel_facts, mask)  # (2, f, n)
         means = self._smooth(tokens.mean, mask)  # (s, f, n)
         same = invariants(smooth)  # (s + 1, pairs, n)
@@ -297,6 +307,10 @@ class Codebook(nn.Module):
         half = self.at_half[1](half)
         x = x + _twice(self.up[1](half))
         return self.last(x)[:, :rows, :columns]
+
+
+def _two_layers(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
 
 
 def _convolved(convolution: nn.Conv2d, x: Tensor) -> Tensor:

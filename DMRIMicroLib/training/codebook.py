@@ -28,13 +28,19 @@ OUTLIER = 4.0
 """Labels further than this from the prediction, in spreads, cost linearly."""
 
 
-def scale_of(files: Sequence[Path]) -> Scale:
-    """Find the scale of the metrics in a pool."""
+def scale_of(files: Sequence[Path], metrics: Sequence[str] = METRICS) -> Scale:
+    """Find the scale of metrics in a pool."""
     slices = [load_slice(file) for file in files]
     columns = {}
-    for k, name in enumerate(METRICS):
+    for name in metrics:
+        k = METRICS.index(name)
         columns[name] = torch.cat([s.labels[k][s.known[k]] for s in slices])
     return Scale.of(columns)
+
+
+def columns_of(scale: Scale) -> list[int]:
+    """Return the columns of an example's labels that hold the metrics of a scale."""
+    return [METRICS.index(name) for name in scale.metrics]
 
 
 def metric_loss(found: Prediction, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,13 +65,17 @@ def metric_loss(found: Prediction, labels: Tensor, known: Tensor) -> tuple[Tenso
 
 
 def codebook_loss(scale: Scale):
-    """Return the loss of an example, for `loop.train`."""
+    """Return the loss of an example, for `loop.train`.
+
+    A network without physical kernels (`Shape.physical`) is not held to the signal.
+    """
+    columns = columns_of(scale)
 
     def loss(network: nn.Module, example: Example, step: int) -> tuple[Tensor, dict[str, float]]:
         device = next(network.parameters()).device
         found: Prediction = network(example.tokens.to(device))
-        labels = scale.encode(example.labels.to(device).float())
-        metrics, squared = metric_loss(found, labels, example.known.to(device))
+        labels = scale.encode(example.labels[:, columns].to(device).float())
+        metrics, squared = metric_loss(found, labels, example.known[:, columns].to(device))
         kernels = network.kernels
         signal = kernels.signal(found.weights, found.odf, example.asked, example.frame.to(device))
         wrong = (signal - example.signal.to(device)) / SIGNAL_ERROR
@@ -75,7 +85,8 @@ def codebook_loss(scale: Scale):
             "signal": float(wrong.detach().square().mean()) ** 0.5,
         }
         told |= {k: float(v) ** 0.5 for k, v in zip(scale.metrics, squared, strict=True)}
-        return metrics + SIGNAL_WEIGHT * cost, told
+        weight = SIGNAL_WEIGHT if network.shape.physical else 0.0
+        return metrics + weight * cost, told
 
     return loss
 
@@ -96,4 +107,4 @@ def example_stream(
     return stream
 
 
-__all__ = ["Codebook", "codebook_loss", "example_stream", "metric_loss", "scale_of"]
+__all__ = ["Codebook", "codebook_loss", "columns_of", "example_stream", "metric_loss", "scale_of"]

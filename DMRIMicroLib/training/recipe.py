@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..codebooks.network import Codebook, Shape, settle
+from ..codebooks.network import Shape, settle
 from ..codebooks.scale import Scale
 from ..errors import Cancelled, InputError
 from ..files import staged
 from ..version import __version__
 from ..weights import Card, save
-from .codebook import codebook_loss, example_stream, scale_of
+from ..weights.store import LARGEST
+from .codebook import columns_of, example_stream, scale_of
 from .examples import Example, ExampleConfig
 from .pool import METRICS
+from .tasks import TASKS
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -38,14 +40,11 @@ SCALED = 200
 COVERED, WIDE = 0.95, 1.96
 """Share of labels that intervals of so many standard deviations hold."""
 
+ROOM = 0.98
+"""Share of the largest file that weights in single precision may take; the rest is its header."""
+
 LEAST = 1e-3
 """Smallest factor of a standard deviation."""
-
-ABOUT = (
-    "Estimates 24 metrics of 8 models, with standard deviations, from any diffusion scan with a b0 "
-    "and a weighted volume. Trained on simulated brains only. Metrics that an acquisition does not "
-    "determine lean on what tissue usually looks like. For research, not for diagnosis."
-)
 
 Progress = Callable[[float, str], None]
 
@@ -68,6 +67,10 @@ class Recipe:
     seed : int
     anatomies : tuple of str
         Names only, for the card.
+    without : tuple of str
+        Metrics of `METRICS` that are not learned, for `adapt` to be tried on.
+    kind : str
+        Of the network, one of `TASKS`.
     """
 
     preset: str
@@ -80,15 +83,31 @@ class Recipe:
     examples: dict[str, Any]
     seed: int = 0
     anatomies: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    kind: str = "codebook"
 
     def told(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return json.loads(json.dumps(self.__dict__))
 
+    def metrics(self) -> tuple[str, ...]:
+        """Name what is learned."""
+        if unknown := sorted(set(self.without) - set(METRICS)):
+            raise InputError(
+                f"there is no metric {', '.join(unknown)}", f"Choose from: {', '.join(METRICS)}."
+            )
+        left = tuple(name for name in METRICS if name not in self.without)
+        if not left:
+            raise InputError("no metric is left to learn", "Leave out fewer (--without).")
+        return left
+
     def shape(self) -> Shape:
         """Return the network's shape."""
-        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in self.network.items()}
-        return Shape(metrics=METRICS, **lists)
+        return Shape(metrics=self.metrics(), **self.sizes())
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the arguments of the network, lists as tuples."""
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in self.network.items()}
 
     def split(self, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         """Return files to learn from, and those held out."""
@@ -101,11 +120,14 @@ class Recipe:
 
 
 def read_recipe(preset: str, name: str = "codebook") -> Recipe:
-    """Read a preset of a recipe."""
+    """Read a preset of a recipe; what it does not say is that of its ``base``."""
     presets = tomllib.loads((RECIPES / f"{name}.toml").read_text(encoding="utf-8"))
     if preset not in presets:
         raise InputError(f"there is no preset {preset!r}", f"Choose from: {', '.join(presets)}.")
-    return Recipe(preset, **presets[preset])
+    own = dict(presets[preset])
+    base = presets[own.pop("base")] if "base" in own else {}
+    both = {k: base[k] | own[k] for k in own if isinstance(own[k], dict) and k in base}
+    return Recipe(preset, **{**base, **own, **both}, kind=name)
 
 
 def training_loop():
@@ -132,7 +154,7 @@ def train_codebook(
     progress: Progress = lambda share, text: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Path:
-    """Train, calibrate and write a codebook; return the card's path.
+    """Train, calibrate and write a codebook, or `demic`; return the card's path.
 
     A training that was stopped goes on from its checkpoint: with the same recipe, to the same
     weights.
@@ -157,10 +179,11 @@ def train_codebook(
         raise InputError("there is no CUDA device", "Train with --preset cpu.")
     _begin(recipe, folder)
     known, held_out = recipe.split(files)
-    config = replace(ExampleConfig(), **recipe.examples)
-    scale = scale_of(known[:: -(-len(known) // SCALED)])
+    task = TASKS[recipe.kind]
+    config = task.examples(replace(ExampleConfig(), **recipe.examples))
+    scale = scale_of(known[:: -(-len(known) // SCALED)], recipe.metrics())
     torch.manual_seed(recipe.seed)
-    network = Codebook(recipe.shape())
+    network = task.build(recipe)
     stream = example_stream(known, recipe.seed, config, workers)
     if not (folder / loop.CHECKPOINT).exists():
         progress(0.0, "Looking at examples")
@@ -171,7 +194,7 @@ def train_codebook(
         stopped[0] = stopped[0] or cancelled()
         return stopped[0]
 
-    loss = codebook_loss(scale)
+    loss = task.loss(scale)
     network = loop.train(network, stream, loss, training, folder, progress, asked)
     if stopped[0]:
         raise Cancelled("Stopped; the same command goes on from the last checkpoint.")
@@ -181,21 +204,29 @@ def train_codebook(
     factors, correlations = calibrate(network, scale, islice(fresh, recipe.calibrate))
     data = {"metrics": scale.metrics, "centre": scale.centre, "spread": scale.spread}
     card = Card(
-        "codebook",
+        recipe.kind,
         version,
-        "codebook",
+        recipe.kind,
         network.arguments(),
-        about=ABOUT,
+        about=task.about,
         data=data | {"calibration": factors},
         training={"software": f"DMRIMicro {__version__}", "recipe": recipe.told()},
         metrics={"correlation on slices held out of the training": correlations},
     )
-    return save(network.state_dict(), card, folder)
+    return save(small(network.state_dict()), card, folder)
+
+
+def small(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Bring weights into half precision if they are too large for a file otherwise."""
+    size = sum(v.numel() * v.element_size() for v in tensors.values())
+    if size < ROOM * LARGEST:
+        return tensors
+    return {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
 @torch.no_grad()
 def calibrate(
-    network: Codebook, scale: Scale, examples: Iterator[Example]
+    network: nn.Module, scale: Scale, examples: Iterator[Example]
 ) -> tuple[list[float], dict[str, float]]:
     """Find the factor of each predicted standard deviation, and how well each metric is told.
 
@@ -207,12 +238,13 @@ def calibrate(
         Correlation of labels and predictions, in the network's units.
     """
     means, deviations, labels, known = [], [], [], []
+    columns = columns_of(scale)
     for example in examples:
         found = network(example.tokens)
         means.append(found.mean)
         deviations.append(found.log_sd.exp())
-        labels.append(scale.encode(example.labels.float()))
-        known.append(example.known)
+        labels.append(scale.encode(example.labels[:, columns].float()))
+        known.append(example.known[:, columns])
     mean, sd, label, good = (torch.cat(v) for v in (means, deviations, labels, known))
     factors, correlations = [], {}
     for k, name in enumerate(scale.metrics):

@@ -1,0 +1,188 @@
+"""The baseline `demic`, trained and run as our codebook is, and the ablations of our own."""
+
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from phantom import protocol, ring_scan
+from test_codebook_training import CUT, tiny_pool
+from tiny_codebook import TINY, one_thread  # noqa: F401
+
+from DMRIMicroLib.codebooks.abg import fit_abg
+from DMRIMicroLib.codebooks.decay import decay_of
+from DMRIMicroLib.codebooks.demic_maps import KIND, DemicSlices, demic
+from DMRIMicroLib.codebooks.network import Codebook, Shape, settle
+from DMRIMicroLib.codebooks.tokens import tokens
+from DMRIMicroLib.errors import InputError, NotIdentifiable
+from DMRIMicroLib.training.codebook import codebook_loss, scale_of
+from DMRIMicroLib.training.demic import demic_loss, two_shells
+from DMRIMicroLib.training.examples import examples
+from DMRIMicroLib.training.loop import Training, train
+from DMRIMicroLib.training.pool import METRICS
+from DMRIMicroLib.training.recipe import read_recipe, small, train_codebook
+from DMRIMicroLib.weights.store import LARGEST
+
+SIZES = {"widths": (4, 8), "kernels": 12}
+SHORT = {"steps": 3, "batch": 1, "warmup": 1, "save_every": 1}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return sorted(tiny_pool(tmp_path_factory.mktemp("pool"), 3).glob("*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def weights(files, tmp_path_factory):
+    recipe = replace(read_recipe("cpu", "demic"), network=SIZES, training=SHORT, calibrate=1)
+    folder = tmp_path_factory.mktemp("demic")
+    card = train_codebook(recipe, files, folder, workers=0)
+    return card.with_suffix(".safetensors")
+
+
+def seen(shells: dict[float, int], size: int = 12):
+    acq = protocol(shells)
+    scan = ring_scan(acq, shape=(size, size, 1))
+    signal = torch.from_numpy(np.moveaxis(scan.signal[:, :, 0], -1, 0).copy())
+    mask = torch.ones(size, size, dtype=torch.bool)
+    mask[0] = False
+    sigma = torch.full(mask.shape, 1e-3 * float(signal.max()))
+    return signal, mask, acq, tokens(signal, mask, acq, sigma, torch.eye(3))
+
+
+def test_the_decay_is_that_of_the_spherical_means_in_one_unit():
+    signal, mask, acq, told = seen({1000.0: 30, 2000.0: 30})
+    groups = [acq.is_b0.nonzero()[0].tolist(), *(list(s.indices) for s in acq.shells)]
+    means = torch.stack([signal[v].mean(0) for v in groups])[:, mask]
+    expected, _ = fit_abg(means / means[0].median(), torch.tensor([0.0, 1.0, 2.0]))
+    found, usable = decay_of(told)
+    assert torch.equal(usable, mask)
+    assert not found[:, ~mask].any()
+    torch.testing.assert_close(found[:, mask], expected, rtol=0.1, atol=0.05)
+
+
+def test_one_shell_is_refused_or_has_no_constant():
+    *_, told = seen({1000.0: 12})
+    with pytest.raises(NotIdentifiable):
+        decay_of(told)
+    abg, usable = decay_of(told, one_shell=True)
+    assert not abg[2].any()
+    curve = abg[0] * torch.exp(-abg[1])
+    bright = told.voxel_facts[0].exp()
+    torch.testing.assert_close(curve[usable], (told.mean[0] * bright)[usable])
+
+
+def test_protocols_of_demic_have_two_shells_and_b0(files):
+    config = two_shells(CUT)
+    for example in islice(examples(files, 3, config), 12):
+        acq = example.acquisition
+        assert len(acq.shells) >= 2
+        assert acq.is_b0.any()
+        decay_of(example.tokens)
+
+
+def test_the_loss_falls_when_demic_learns_one_slice(files, tmp_path):
+    scale = scale_of(files)
+    loss, example = demic_loss(scale), next(examples(files, 3, two_shells(CUT)))
+    torch.manual_seed(0)
+    network = DemicSlices(METRICS, **SIZES)
+    before, told = loss(network, example, 0)
+    assert set(METRICS) < set(told)
+    training = Training(steps=25, batch=1, rate=1e-2, warmup=1, average=0.5)
+    network = train(network, lambda first: iter([example] * 25), loss, training, tmp_path)
+    after, _ = loss(network, example, 0)
+    assert after.item() < 0.8 * before.item()
+
+
+def test_labels_that_are_not_known_teach_demic_nothing(files):
+    scale = scale_of(files)
+    loss, example = demic_loss(scale), next(examples(files, 3, two_shells(CUT)))
+    network = DemicSlices(METRICS, **SIZES)
+    wrong = torch.where(example.known, example.labels, torch.nan)
+    wrong[:, 0], known = torch.nan, example.known.clone()
+    known[:, 0] = False
+    value, told = loss(network, replace(example, labels=wrong, known=known), 0)
+    assert torch.isfinite(value)
+    assert told["FA"] == 0
+
+
+def test_maps_of_demic_lie_where_they_should_and_one_shell_is_refused(weights):
+    scan = ring_scan(protocol({1000.0: 12, 2000.0: 12}), shape=(9, 8, 3), sigma=20.0)
+    mask = np.random.default_rng(0).random(scan.shape) < 0.7
+    maps = demic(scan.with_mask(mask), weights=weights, device="cpu")
+    assert {item.model for item in maps.values()} == {KIND}
+    assert tuple(maps) == METRICS
+    fa = np.asarray(maps["FA"].data)
+    assert not fa[~mask].any()
+    turned = demic(scan.with_mask(mask), weights=weights, device="cpu")
+    np.testing.assert_array_equal(fa, turned["FA"].data)
+    with pytest.raises(NotIdentifiable):
+        one = ring_scan(protocol({1000.0: 12}), shape=(9, 8, 3))
+        demic(one.with_mask(mask), weights=weights, device="cpu")
+    with pytest.raises(InputError, match="is a demic"):
+        from DMRIMicroLib.codebooks.slices import open_codebook
+
+        open_codebook(weights)
+
+
+def test_the_published_widths_fit_into_a_file_in_half_precision():
+    network = DemicSlices(METRICS)
+    kept = small(network.state_dict())
+    assert sum(v.numel() * v.element_size() for v in kept.values()) < LARGEST
+    assert {v.dtype for v in kept.values()} == {torch.float16}
+    network.load_state_dict(kept)
+    assert next(network.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("part", ["mamba", "cnn", "kernels", "abg"])
+def test_ablations_lack_one_part_and_learn(files, part):
+    preset = "cpu-abg" if part == "abg" else f"cpu-no-{part}"
+    recipe = read_recipe(preset)
+    assert recipe.training == read_recipe("cpu").training
+    off = {"mamba": "mamba", "cnn": "cnn", "kernels": "physical", "abg": "decay"}[part]
+    assert recipe.network[off] is (part == "abg")
+    network = Codebook(Shape(METRICS, **TINY, **{off: recipe.network[off]}))
+    few = list(islice(examples(files, 3, CUT), 3))
+    settle(network, [e.tokens for e in few])
+    loss = codebook_loss(scale_of(files))
+    value, _ = loss(network, few[0], 0)
+    value.backward()
+    trained = [n for n, v in network.named_parameters() if v.grad is not None and v.grad.any()]
+    assert any(n.startswith("mean.") for n in trained)
+    assert any(".far." in n for n in trained) == (part != "mamba")
+    assert any("kernels." in n for n in trained) == (part != "kernels")
+
+
+def test_abg_sees_nothing_of_directions(files):
+    torch.manual_seed(0)
+    network = Codebook(Shape(METRICS, **TINY, decay=True)).eval()
+    example = next(examples(files, 3, CUT))
+    blind = example.tokens._replace(
+        series=torch.zeros_like(example.tokens.series),
+        fits=torch.zeros_like(example.tokens.fits),
+        joint=torch.zeros_like(example.tokens.joint),
+    )
+    with torch.no_grad():
+        assert torch.equal(network(example.tokens).mean, network(blind).mean)
+
+
+def test_metrics_can_be_left_out_of_a_training(files, tmp_path):
+    left_out = ("MK", "f_soma", "RTOP")
+    sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}
+    recipe = replace(
+        read_recipe("cpu"), network=sizes, training=SHORT, settle=1, calibrate=1,
+        examples={"edge": 16}, without=left_out,
+    )  # fmt: skip
+    from DMRIMicroLib.codebooks.slices import open_codebook
+
+    card = train_codebook(recipe, files, tmp_path, workers=0)
+    loaded = open_codebook(card.with_suffix(".safetensors"))
+    assert len(loaded.scale.metrics) == 21
+    assert not set(left_out) & set(loaded.scale.metrics)
+    assert loaded.network.shape.metrics == loaded.scale.metrics
+    whole = scale_of(files[:-1])
+    at = whole.metrics.index("NDI")
+    assert loaded.scale.centre[loaded.scale.metrics.index("NDI")] == whole.centre[at]
+    with pytest.raises(InputError, match="there is no metric soul"):
+        replace(recipe, without=("soul",)).metrics()
