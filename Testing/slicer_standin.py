@@ -151,8 +151,13 @@ def make_widgets(core, widgets) -> dict:
         collapsed = core.Property(bool, lambda self: False, lambda self, value: None)
 
     class ctkPathLineEdit(widgets.QLineEdit):
+        currentPathChanged = core.Signal(str)
         currentPath = property(lambda self: self.text())
         setCurrentPath = widgets.QLineEdit.setText
+
+        def __init__(self, parent=None) -> None:
+            super().__init__(parent)
+            self.textChanged.connect(self.currentPathChanged)
 
     class qMRMLNodeComboBox(widgets.QComboBox):
         currentNodeChanged = core.Signal(object)

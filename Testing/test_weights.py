@@ -99,4 +99,4 @@ def test_every_shipped_card_is_whole(stem):
 
 
 def test_names_are_public():
-    assert set(weights.__all__) == {"Card", "available", "load", "save"}
+    assert set(weights.__all__) == {"Card", "available", "load", "save", "verify"}

@@ -3,43 +3,27 @@
 >>> logic = slicer.util.getModuleLogic("DMRIMicro")         # doctest: +SKIP
 >>> dwi = logic.importNifti("dwi.nii.gz")                    # doctest: +SKIP
 >>> nodes = logic.fit(dwi, models=("dti",))                  # doctest: +SKIP
+>>> nodes = logic.codebook(dwi, uncertainty=True)            # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from DMRIMicroLib.errors import InputError
 
-from . import attributes
+from . import attributes, suitability
+from . import codebook as network
 from .job import FitJob
 from .nodes import acquisition_from_node, node_from_scan, scan_from_node
 from .notes import fit_notes, tell
 from .results import show_maps
-from .worker import start_fit
-
-PREPARATIONS = ("noise", "denoise", "degibbs")
-"""Options that `preprocess.prepare` takes; the others are those of the fit."""
-
-
-@dataclass(frozen=True)
-class Suitability:
-    """What a scan means for a model.
-
-    Attributes
-    ----------
-    lacks : tuple of str
-        What the scan lacks for the model to be determined.
-    cautions : tuple of str
-        What the user must know of its maps, although it can be.
-    """
-
-    lacks: tuple[str, ...] = ()
-    cautions: tuple[str, ...] = ()
+from .steps import PREPARATIONS, check_preparations, prepared, shows
+from .suitability import Suitability
+from .worker import start_codebook, start_fit
 
 
 class DMRIMicroLogic:
@@ -83,13 +67,8 @@ class DMRIMicroLogic:
         """
         from DMRIMicroLib import fit
 
-        scan = scan_from_node(dwiNode, maskNode, segmentID)
         preparing = {name: options.pop(name) for name in PREPARATIONS if name in options}
-        if preparing:
-            from DMRIMicroLib.masking import brain_mask
-            from DMRIMicroLib.preprocess import prepare
-
-            scan = prepare(brain_mask(scan), progress=progress, **preparing)
+        scan = prepared(scan_from_node(dwiNode, maskNode, segmentID), progress, preparing)
         maps = fit(scan, _names(models), device=device, progress=progress, **options)
         nodes = show_maps(maps, scan.name)
         tell(fit_notes(maps))
@@ -116,29 +95,101 @@ class DMRIMicroLogic:
         """
         from DMRIMicroLib.models import choose
 
-        lacking = partial(_lacks, options=options)
+        lacking = partial(suitability.lacks, options=options)
         scan = scan_from_node(dwiNode, maskNode, segmentID)
         chosen, notes = choose(_names(models), scan.acquisition, lacking)
         name = scan.name  # the node may be gone when the fit ends
-
-        def done(maps) -> None:
-            try:
-                nodes = show_maps(maps, name)
-            except Exception as error:
-                if onError:
-                    onError(f"The maps cannot be shown: {error}")
-                return
-            tell(fit_notes(maps), onNote)
-            if onDone:
-                onDone(nodes)
-
         return start_fit(
             scan.with_notes(*notes),
             chosen,
             device=device,
             options=options,
             on_progress=onProgress,
-            on_done=done,
+            on_done=shows(lambda maps: show_maps(maps, name), onDone, onError, onNote),
+            on_error=onError,
+        )
+
+    def codebook(
+        self,
+        dwiNode,
+        maskNode=None,
+        segmentID: str | None = None,
+        device: str | None = None,
+        progress: Callable[[float, str], None] | None = None,
+        *,
+        uncertainty: bool = False,
+        weights: str = network.NAME,
+        extra: Sequence[str] = (),
+        **preparations,
+    ) -> list:
+        """Estimate all 24 metrics by the codebook in this process and show the maps.
+
+        Parameters
+        ----------
+        dwiNode : vtkMRMLDiffusionWeightedVolumeNode
+            Of any protocol; one b0 volume and one shell are enough.
+        maskNode, segmentID, device, progress
+            As of `fit`.
+        uncertainty : bool
+            Show the standard deviation of every metric, too.
+        weights : str
+            Name of the network's weights, or their .safetensors file.
+        extra : sequence of str
+            Files of metrics that `dmrimicro adapt` made for these weights.
+        **preparations
+            As of `DMRIMicroLib.preprocess.prepare`: denoise="mppca", degibbs=True, noise="pca".
+
+        Returns
+        -------
+        list of vtkMRMLScalarVolumeNode
+            One node a metric, ``"<scan> codebook FA"``, and the residual. Nodes of metrics that
+            this acquisition by itself does not determine have the attribute
+            ``DMRIMicro.prior_driven``, which says what it lacks.
+        """
+        from DMRIMicroLib import codebook as estimate
+
+        check_preparations(preparations)
+        scan = prepared(scan_from_node(dwiNode, maskNode, segmentID), progress, preparations)
+        maps = estimate(scan, weights=weights, extra=extra, device=device, progress=progress)
+        nodes = network.show(maps, scan.name, uncertainty=uncertainty)
+        tell(fit_notes(maps))
+        return nodes
+
+    def startCodebook(
+        self,
+        dwiNode,
+        maskNode=None,
+        segmentID: str | None = None,
+        device: str | None = None,
+        onProgress: Callable[[float, str], None] | None = None,
+        onDone: Callable[[list], None] | None = None,
+        onError: Callable[[str], None] | None = None,
+        onNote: Callable[[str], None] | None = None,
+        *,
+        uncertainty: bool = False,
+        weights: str = network.NAME,
+        extra: Sequence[str] = (),
+        **preparations,
+    ) -> FitJob:
+        """Run the codebook in a child process, as `start` does a fit; options as of `codebook`."""
+        from DMRIMicroLib.weights import verify
+
+        check_preparations(preparations)
+        verify(weights, network.NAME)  # says what to do before any work
+        scan = scan_from_node(dwiNode, maskNode, segmentID)
+        name = scan.name  # the node may be gone when the job ends
+
+        def shown(maps) -> list:
+            return network.show(maps, name, uncertainty=uncertainty)
+
+        return start_codebook(
+            scan,
+            weights,
+            extra,
+            device=device,
+            options=preparations,
+            on_progress=onProgress,
+            on_done=shows(shown, onDone, onError, onNote),
             on_error=onError,
         )
 
@@ -187,6 +238,11 @@ class DMRIMicroLogic:
 
         return dict(MODELS)
 
+    def codebookOffer(self, weights: str = "") -> network.Offer:
+        """Say what the codebook gives with these weights, or why it cannot run and what to do."""
+        self._suitability.pop(network.NAME, None)
+        return network.offer(weights)
+
     def reasonsAgainst(self, model, dwiNode) -> tuple[str, ...]:
         """Say why this scan cannot determine `model`; empty if it can, or without a scan."""
         return self.suitability(dwiNode, [model])[model.name].lacks
@@ -194,13 +250,13 @@ class DMRIMicroLogic:
     def suitability(
         self, dwiNode, models: Sequence | None = None, **options
     ) -> dict[str, Suitability]:
-        """Say what a scan means for each of some models, all by default.
+        """Say what a scan means for each of some models or offers, all by default.
 
         The options are those of `fit`; some models cannot be fitted with robust=True, say.
         """
         wanted = list(self.models().values()) if models is None else models
         if dwiNode is None:
-            return {model.name: Suitability() for model in wanted}
+            return {model.name: _without_scan(model) for model in wanted}
         try:
             acquisition = acquisition_from_node(dwiNode)
         except InputError as error:
@@ -211,7 +267,7 @@ class DMRIMicroLogic:
             self._asked, self._suitability = asked, {}
         for model in wanted:
             if model.name not in self._suitability:
-                self._suitability[model.name] = _suitability(model, acquisition, options)
+                self._suitability[model.name] = _suitable(model, acquisition, options)
         return {model.name: self._suitability[model.name] for model in wanted}
 
     def describe(self, dwiNode) -> str:
@@ -222,22 +278,14 @@ class DMRIMicroLogic:
         return f"{acquisition.describe()}; {size} voxels of {spacing} mm"
 
 
-def _lacks(model, acquisition, options: Mapping) -> tuple[str, ...]:
-    """Say what the scan, or one of the chosen options, keeps from a fit of the model."""
-    from DMRIMicroLib.fitting.estimate import missing
-    from DMRIMicroLib.fitting.options import Options
-
-    fit_options = {k: v for k, v in options.items() if k in Options.__dataclass_fields__}
-    return tuple(missing(model, acquisition, Options(**fit_options)))
+def _without_scan(model) -> Suitability:
+    return network.suitability(model) if isinstance(model, network.Offer) else Suitability()
 
 
-def _suitability(model, acquisition, options: Mapping) -> Suitability:
-    from DMRIMicroLib.fitting.estimate import select_volumes
-
-    if lacks := _lacks(model, acquisition, options):
-        return Suitability(lacks=lacks)
-    used = acquisition.subset(select_volumes(model, acquisition, options.get("b_max")))
-    return Suitability(cautions=tuple(model.cautions(used)))
+def _suitable(model, acquisition, options: Mapping) -> Suitability:
+    if isinstance(model, network.Offer):
+        return network.suitability(model, acquisition)
+    return suitability.of_model(model, acquisition, options)
 
 
 def _names(models: Sequence[str] | str) -> list[str] | str:

@@ -1,14 +1,18 @@
-"""Check boxes of the models: what each gives, and why it cannot be chosen."""
+"""Check boxes of the models and of the codebook: what each gives, why it cannot be chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from textwrap import wrap
 
 import qt
 from slicer.i18n import tr as _
 
 LINE = 60
 """Characters of a line: the panel is some 480 pixels wide."""
+
+MARK = "*"
+"""Behind the name of a prior-driven metric."""
 
 
 class ModelList:
@@ -47,12 +51,11 @@ class ModelList:
         """Grey out what the scan does not allow, with the reason as tooltip."""
         self._suitability = suitability
         for name, box in self.boxes.items():
-            lacks = suitability[name].lacks
-            box.setEnabled(not lacks)
+            model, told = self.models[name], suitability[name]
+            box.setEnabled(not told.lacks)
+            box.setText(_short(model, told.prior_driven))
             box.setToolTip(
-                _("Needs {what}.").format(what="; ".join(lacks))
-                if lacks
-                else _meaning(self.models[name])
+                _needs(model, told.lacks) if told.lacks else _meaning(model, told.prior_driven)
             )
 
     def check(self, names: Iterable[str]) -> None:
@@ -81,9 +84,7 @@ class ModelList:
     def left_out(self) -> list[str]:
         """Say of models that are checked but greyed out what they need."""
         return [
-            _("{model} needs {what}").format(
-                model=self.models[name].title, what="; ".join(self._lacks(name))
-            )
+            _needs(self.models[name], self._lacks(name), _("{model} needs {what}"))
             for name in self.checked()
             if name not in self.possible()
         ]
@@ -110,12 +111,40 @@ class ModelList:
             self._on_change()
 
 
-def _short(model) -> str:
+def _problem(model) -> str:
+    """Say why the codebook cannot run on any scan; models always can."""
+    return getattr(model, "problem", "")
+
+
+def _needs(model, lacks: Sequence[str], form: str = "") -> str:
+    """Say what a scan lacks for a model, or what keeps it from any scan."""
+    if problem := _problem(model):
+        return f"{model.title}: {problem}"
+    return (form or _("Needs {what}.")).format(model=model.title, what="; ".join(lacks))
+
+
+def _short(model, prior_driven: Iterable[str] = ()) -> str:
     """Write 'Diffusion tensor: FA, MD, AD, RD'; check boxes do not break lines by themselves."""
-    gives = ", ".join(metric.name for metric in model.metrics if metric.kind == "scalar")
-    line = f"{model.title}: {gives}"
-    return line if len(line) <= LINE else f"{model.title}:\n{gives}"
+    if problem := _problem(model):
+        return "\n".join([f"{model.title}:", *wrap(problem, LINE)])
+    names = [metric.name for metric in model.metrics if metric.kind == "scalar"]
+    marked = [name + MARK if name in prior_driven else name for name in names]
+    if not marked:
+        return model.title
+    line = f"{model.title}: {', '.join(marked)}"
+    if len(line) <= LINE:
+        return line
+    legend = [_("{mark} prior-driven in this scan, see tooltip").format(mark=MARK)]
+    lines = wrap(", ".join(marked), LINE, break_on_hyphens=False)
+    return "\n".join([f"{model.title}:", *lines, *(legend if prior_driven else [])])
 
 
-def _meaning(model) -> str:
-    return "\n".join(f"{metric.name}: {metric.title}" for metric in model.metrics)
+def _meaning(model, prior_driven: Mapping[str, Sequence[str]]) -> str:
+    """Say what every metric is, and of prior-driven ones that they are."""
+    told = []
+    for metric in model.metrics:
+        line = f"{metric.name}: {metric.title}"
+        if lacks := prior_driven.get(metric.name):
+            line += _(" (prior-driven: a fit would need {what})").format(what="; ".join(lacks))
+        told.append(line)
+    return "\n".join(told)

@@ -6,8 +6,15 @@ import slicer
 
 MODULE = "DMRIMicro"
 
-DEFAULTS = {"models": "dti", "uncertainty": False, "robust": False}
-"""What the user chooses besides nodes: names of models with commas between them, switches."""
+DEFAULTS = {
+    "models": "dti",
+    "uncertainty": False,
+    "robust": False,
+    "weights": "",
+    "extra": "",
+}
+"""What the user chooses besides nodes: names of models with commas between them, switches, files of
+the codebook's weights (empty: those that come with it) and of a metric of the user's own."""
 
 ON = "true"
 """How a switch is written that is on."""

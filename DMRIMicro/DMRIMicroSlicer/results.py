@@ -19,7 +19,12 @@ PROVENANCE = "DMRIMicro.provenance"
 METRIC = "DMRIMicro.metric"
 DEVIATION_OF = "DMRIMicro.standard_deviation_of"
 UNIT = "DMRIMicro.unit"
-"""Node attributes; a map has `METRIC`, its standard deviation `DEVIATION_OF` instead."""
+PRIOR_DRIVEN = "DMRIMicro.prior_driven"
+"""Node attributes; a map has `METRIC`, its standard deviation `DEVIATION_OF` instead. Nodes of a
+metric that the acquisition by itself does not determine have `PRIOR_DRIVEN`: what it lacks."""
+
+PRIOR_FOLDER = "prior-driven"
+"""Name of the folder of such nodes."""
 
 VOLUMES = {"scalar": "Scalar", "vector": "Vector", "tensor": "DiffusionTensor"}
 """Node classes by kind of metric, without vtkMRML and VolumeNode."""
@@ -70,7 +75,7 @@ def show_maps(maps, scan_name: str) -> list:
         Scalar, vector or tensor volumes; a standard deviation follows its map as
         ``"<scan> FA SD"``. After the maps of a model that has flagged voxels, a label map
         ``"<scan> dti flags"``, whose description says what the numbers mean. The nodes of several
-        models lie in a folder each.
+        models lie in a folder each, prior-driven ones in a folder within.
     """
     shown: dict[str, list] = {item.model: [] for item in maps.values()}
     added: list = []  # all that is new in the scene, to be taken back on failure
@@ -125,14 +130,14 @@ def _show_map(new: Callable, name: str, item, maps) -> None:
     node = new(f"vtkMRML{VOLUMES[item.metric.kind]}VolumeNode", name)
     _fill(node, item.data, item, maps)
     node.SetAttribute(METRIC, item.metric.name)
-    node.SetDescription(item.metric.title)
+    node.SetDescription(item.metric.title + _leans(node))
     if item.metric.kind == "scalar":
         _display(node, item.metric)
     if item.metric.kind == "scalar" and item.uncertainty is not None:
         node = new("vtkMRMLScalarVolumeNode", f"{name} SD")
         _fill(node, item.uncertainty, item, maps)
         node.SetAttribute(DEVIATION_OF, item.metric.name)
-        node.SetDescription(f"Standard deviation of: {item.metric.title}")
+        node.SetDescription(f"Standard deviation of: {item.metric.title}{_leans(node)}")
         # its spread is not known beforehand: Slicer's automatic window
         node.GetDisplayNode().SetAndObserveColorNodeID(GREY)
 
@@ -151,9 +156,23 @@ def _fill(node, data: NDArray, item, maps) -> None:
         PROVENANCE,
         json.dumps({item.model: maps.provenance.get(item.model, {})}, ensure_ascii=False),
     )
+    lacks = maps.provenance.get(item.model, {}).get("prior_driven", {}).get(item.metric.name)
+    if lacks:
+        node.SetAttribute(PRIOR_DRIVEN, "; ".join(lacks))
     if kind != "vector":
         node.SetVoxelValueUnits(_coded_unit(item.unit))
     node.CreateDefaultDisplayNodes()
+
+
+def _leans(node) -> str:
+    """Say of a node of a prior-driven metric that it is one."""
+    lacks = node.GetAttribute(PRIOR_DRIVEN)
+    if not lacks:
+        return ""
+    return (
+        ". Prior-driven: this acquisition by itself does not determine it, the map leans on what "
+        f"tissue usually looks like; a fit would need {lacks}"
+    )
 
 
 def _display(node, metric) -> None:
@@ -189,9 +208,11 @@ def _file_all(scan_name: str, shown: dict[str, list]) -> None:
     for model, nodes in shown.items():
         folder = top if len(shown) == 1 else _folder(hierarchy, top, model)
         for node in nodes:
+            prior_driven = node.GetAttribute(PRIOR_DRIVEN) is not None
+            place = _folder(hierarchy, folder, PRIOR_FOLDER) if prior_driven else folder
             # without the application nobody makes the items
-            item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(folder, node)
-            hierarchy.SetItemParent(item, folder)
+            item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(place, node)
+            hierarchy.SetItemParent(item, place)
 
 
 def _folder(hierarchy, parent: int, name: str) -> int:

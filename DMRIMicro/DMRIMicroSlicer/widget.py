@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import qt
 import slicer
 import slicer.util
@@ -12,8 +14,9 @@ from slicer.util import VTKObservationMixin
 
 from DMRIMicroLib.errors import DMRIMicroError
 
-from . import dependencies
+from . import codebook, dependencies
 from .acquisition_fields import AcquisitionFields
+from .jobs import JobQueue
 from .logic import DMRIMicroLogic
 from .model_list import ModelList
 from .parameters import parameters
@@ -30,9 +33,15 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = DMRIMicroLogic()
         self.dependencies = dependencies
         self.models: dict = {}
-        self.job = None
+        self.jobs = JobQueue(self._cannot_start)
+        self._added = False
         self._parameters = None
         self._timer = None
+
+    @property
+    def job(self):
+        """The fit, or the codebook, that runs; None while nothing does."""
+        return self.jobs.current
 
     def setup(self) -> None:
         """Build the panel; Slicer calls this once."""
@@ -60,6 +69,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Look again at what is there: packages and nodes may have come meanwhile."""
         if not self.models:
             self._fill_models()
+        self._offer_codebook()
         self._refresh()
 
     def _connect(self) -> None:
@@ -69,6 +79,8 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.allButton.connect("clicked()", self.onAll)
         ui.uncertaintyCheck.connect("toggled(bool)", self._on_switch)
         ui.robustCheck.connect("toggled(bool)", self._on_switch)
+        ui.weightsPath.connect("currentPathChanged(QString)", self._on_weights)
+        ui.extraPath.connect("currentPathChanged(QString)", self._on_extra)
         ui.importButton.connect("clicked()", self.onImport)
         ui.applyButton.connect("clicked()", self.onApply)
         ui.cancelButton.connect("clicked()", self.onCancel)
@@ -95,7 +107,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 onNote=self._log_note,
             )
         except Exception as error:
-            self._fail(str(error), unexpected=not isinstance(error, DMRIMicroError))
+            self._cannot_start(error)
             return
         ui.dwiSelector.setCurrentNode(node)
         self._log(_("Imported '{name}'.").format(name=node.GetName()))
@@ -106,7 +118,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._on_models()
 
     def onApply(self) -> None:
-        """Start the fit in its own process."""
+        """Start the fit in its own process, and the codebook when it has ended."""
         if self.job is not None:
             return
         try:
@@ -119,43 +131,62 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._log(_("Preparing the scan ..."))
             for text in self.list.left_out():
                 self._log(_("Left out: {text}").format(text=text))
-            self.job = self.logic.start(
-                self.ui.dwiSelector.currentNode(),
-                self.list.chosen(),
-                maskNode=self.ui.maskSelector.currentNode(),
-                uncertainty=self.ui.uncertaintyCheck.isChecked(),
-                robust=self.ui.robustCheck.isChecked(),
-                onProgress=self._on_progress,
-                onDone=self._on_done,
-                onError=self._fail,
-                onNote=self._log_note,
-            )
         except Exception as error:
-            self._fail(str(error), unexpected=not isinstance(error, DMRIMicroError))
+            self._cannot_start(error)
             return
-        self._show_running(True)
-        self._timer.start()
+        self._added = False
+        self.jobs.run(self._starts())
+        if self.job is not None:
+            self._show_running(True)
+            self._timer.start()
 
     def onCancel(self) -> None:
         """Stop the fit; the scene stays as it was."""
         if self.job is not None:
             self._stop()
-            self._log(_("Cancelled. Nothing was added."))
+            self._log(
+                _("Cancelled. What had been added stays.")
+                if self._added
+                else _("Cancelled. Nothing was added.")
+            )
             self._show_running(False)
+
+    def _starts(self) -> list:
+        """Return what starts each job that the user has chosen, with the choices of now."""
+        ui, chosen = self.ui, self.list.chosen()
+        node, starts = ui.dwiSelector.currentNode(), []
+        common = {
+            "maskNode": ui.maskSelector.currentNode(),
+            "uncertainty": ui.uncertaintyCheck.isChecked(),
+            "onProgress": self._on_progress,
+            "onDone": self._on_done,
+            "onError": self._fail,
+            "onNote": self._log_note,
+        }
+        if models := [name for name in chosen if name != codebook.NAME]:
+            robust = ui.robustCheck.isChecked()
+            starts.append(partial(self.logic.start, node, models, robust=robust, **common))
+        if codebook.NAME in chosen:
+            weights = ui.weightsPath.currentPath or codebook.NAME
+            extra = [path for path in [ui.extraPath.currentPath] if path]
+            network = {"weights": weights, "extra": extra}
+            starts.append(partial(self.logic.startCodebook, node, **network, **common))
+        return starts
 
     # What happens
 
     def _poll(self) -> None:
-        if self.job is not None and self.job.poll() != "running":
-            self._timer.stop()
-            self.job = None
-            self._show_running(False)
+        if self.jobs.poll():
+            self._show_running(self.job is not None)
+            if self.job is None:
+                self._timer.stop()
 
     def _on_progress(self, fraction: float, text: str) -> None:
         self.ui.progressBar.setValue(round(100 * fraction))
         self.ui.statusLabel.setText(text)
 
     def _on_done(self, nodes: list) -> None:
+        self._added = True
         self._log(_("Added {names}.").format(names=", ".join(f"'{n.GetName()}'" for n in nodes)))
         first = next((n for n in nodes if n.GetClassName() == "vtkMRMLScalarVolumeNode"), None)
         if first is not None:
@@ -187,6 +218,16 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameters.robust = self.ui.robustCheck.isChecked()
             self._refresh()  # not every model has a robust fit
 
+    def _on_weights(self, path: str) -> None:
+        if self._parameters is not None:
+            self._parameters.weights = path
+            self._offer_codebook()
+            self._refresh()
+
+    def _on_extra(self, path: str) -> None:
+        if self._parameters is not None:
+            self._parameters.extra = path
+
     def _on_field(self, name: str, value: float | None) -> None:
         node = self.ui.dwiSelector.currentNode()
         if node is not None:
@@ -210,9 +251,15 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._log(
                 _("Python packages are missing ({error}): press Install.").format(error=error)
             )
-        self.list.fill(self.models)
+        self._offer_codebook()
         self.ui.allButton.setVisible(bool(self.models))
         self.ui.applyButton.setText(_("Apply") if self.models else _("Install Python packages"))
+
+    def _offer_codebook(self) -> None:
+        """List the models, and the codebook with what is known of its weights now."""
+        if self.models:
+            self.models[codebook.NAME] = self.logic.codebookOffer(self.ui.weightsPath.currentPath)
+        self.list.fill(self.models)
 
     def _restore(self) -> None:
         """Show the choices that the scene keeps."""
@@ -224,6 +271,9 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         else:
             kept.dwi = self.ui.dwiSelector.currentNode()
         self.ui.maskSelector.setCurrentNode(mask)
+        self.ui.weightsPath.setCurrentPath(kept.weights)
+        self.ui.extraPath.setCurrentPath(kept.extra)
+        self._offer_codebook()
         self.list.check(models.split(","))
         self.ui.uncertaintyCheck.setChecked(kept.uncertainty)
         self.ui.robustCheck.setChecked(kept.robust)
@@ -296,15 +346,16 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _stop(self) -> None:
         if self._timer is not None:
             self._timer.stop()
-        if self.job is not None:
-            self.job.cancel()
-            self.job = None
+        self.jobs.cancel()
 
     def _log(self, text: str) -> None:
         self.ui.logText.appendPlainText(text)
 
     def _log_note(self, text: str) -> None:
         self._log(_("Note: {text}").format(text=text))
+
+    def _cannot_start(self, error: Exception) -> None:
+        self._fail(str(error), unexpected=not isinstance(error, DMRIMicroError))
 
     def _fail(self, text: str, *, unexpected: bool = False) -> None:
         if unexpected:

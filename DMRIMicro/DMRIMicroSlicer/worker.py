@@ -1,4 +1,4 @@
-"""The worker: `dmrimicro fit` of the library in Slicer's own Python, and what it is told."""
+"""The worker: `dmrimicro fit` or `codebook` in Slicer's own Python, and what it is told."""
 
 from __future__ import annotations
 
@@ -62,10 +62,42 @@ def start_fit(
     **callbacks
         on_progress, on_done, on_error.
     """
+    words = ["--models", ",".join(model.name for model in models), *_model_files(models)]
+    return _start("fit", scan, [*words, *switches(options or {})], device, callbacks)
+
+
+def start_codebook(
+    scan,
+    weights: str,
+    extra: Sequence[str] = (),
+    *,
+    device: str | None = None,
+    options: Mapping | None = None,
+    **callbacks,
+) -> FitJob:
+    """Run the codebook on a scan in a child process; see `start_fit`.
+
+    Parameters
+    ----------
+    scan : Scan
+    weights : str
+        Name or file.
+    extra : sequence of str
+        Files of metrics that `adapt` made.
+    device, options, **callbacks
+        As of `start_fit`; of the options those of `preprocess.prepare`.
+    """
+    words = ["--weights", str(weights)]
+    for file in extra:
+        words += ["--extra", str(file)]
+    return _start("codebook", scan, [*words, *switches(options or {})], device, callbacks)
+
+
+def _start(verb: str, scan, words: Sequence[str], device: str | None, callbacks: Mapping) -> FitJob:
+    """Write the scan to a temporary folder and run a verb of the command line on it."""
     from DMRIMicroLib.io import nifti
     from DMRIMicroLib.maps import MapSet
 
-    told = [*_model_files(models), *switches(options or {})]
     python = python_executable()
     folder = Path(tempfile.mkdtemp(prefix="dmrimicro-"))
     try:
@@ -74,9 +106,8 @@ def start_fit(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    command = [python, "-m", LIBRARY, "fit", str(file), "--out", str(folder / "maps")]
-    command += ["--models", ",".join(model.name for model in models), *told]
-    command += ["--no-report", "--progress", "json"]
+    command = [python, "-m", LIBRARY, verb, str(file), "--out", str(folder / "maps")]
+    command += [*words, "--no-report", "--progress", "json"]
     if scan.mask is not None:
         command += ["--mask", str(folder / "scan_mask.nii.gz")]
     for name, switch in ACQUISITION_SWITCHES.items():

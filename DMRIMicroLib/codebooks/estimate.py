@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..acquisition import Acquisition
 from ..fitting.estimate import choose_device
 from ..maps import Map, MapSet
 from ..metric import Flag, Metric
@@ -138,12 +139,12 @@ def metric_of(name: str) -> Metric:
     return Metric(name, name) if model is None else next(m for m in model.metrics if m.name == name)
 
 
-def prior_driven(metrics: tuple[str, ...], scan: Scan) -> dict[str, list[str]]:
+def prior_driven(metrics: Sequence[str], acq: Acquisition) -> dict[str, list[str]]:
     """Name metrics that an acquisition does not determine, and what it lacks for them."""
     out = {}
     for name in metrics:
         model = owner(name)
-        lacks = () if model is None else model.missing(scan.acquisition)
+        lacks = () if model is None else model.missing(acq)
         if lacks:
             out[name] = list(lacks)
     return out
@@ -167,7 +168,7 @@ def _to_maps(
 
 def _provenance(scan: Scan, answers: Answers, device: torch.device) -> dict[str, Any]:
     acq, noise, loaded = scan.acquisition, scan.noise, answers.loaded
-    leaning = prior_driven(loaded.scale.metrics, scan)
+    leaning = prior_driven(loaded.scale.metrics, acq)
     notes = list(scan.notes)
     if leaning:
         notes.append(

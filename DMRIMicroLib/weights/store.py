@@ -20,6 +20,12 @@ SHIPPED = Path(__file__).parent
 
 SUFFIX = ".safetensors"
 
+NONE_SHIPPED = (
+    "Install a release of DMRIMicro, which brings them; or train them (`dmrimicro train`) and give "
+    "the .safetensors file."
+)
+"""What to do where the library came without weights."""
+
 LARGEST = 16_000_000
 """Bytes of a file."""
 
@@ -87,7 +93,13 @@ def read_card(file: Path) -> Card:
 
 
 def load(name: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], Card]:
-    """Read weights, on the CPU, and their card.
+    """Read weights, on the CPU, and their card; arguments and errors are those of `verify`."""
+    file, card = verify(name, kind)
+    return load_file(file), card
+
+
+def verify(name: str | Path, kind: str | None = None) -> tuple[Path, Card]:
+    """Find weights and check that they are what their card says; return file and card.
 
     Parameters
     ----------
@@ -114,7 +126,7 @@ def load(name: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], 
             "The file was changed or cut off: get it anew.",
             file=file,
         )
-    return load_file(file), card
+    return file, card
 
 
 def save(tensors: dict[str, Tensor], card: Card, folder: Path, *, stem: str | None = None) -> Path:
@@ -157,7 +169,6 @@ def _find(name: str | Path) -> Path:
         return cards[str(name)]
     versions = [f for f in cards.values() if read_card(f).name == str(name)]
     if not versions:
-        raise InputError(
-            f"there are no weights {str(name)!r}", f"Choose from: {', '.join(cards) or 'none'}."
-        )
+        fix = f"Choose from: {', '.join(cards)}." if cards else NONE_SHIPPED
+        raise InputError(f"there are no weights {str(name)!r}", fix)
     return max(versions, key=lambda f: [int(part) for part in read_card(f).version.split(".")])

@@ -1,0 +1,50 @@
+"""What comes before and after a fit or the codebook: preparing the signal, showing the maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from .notes import fit_notes, tell
+
+PREPARATIONS = ("noise", "denoise", "degibbs")
+"""Options that `preprocess.prepare` takes; the others are those of the fit."""
+
+
+def check_preparations(options: Mapping) -> None:
+    """Refuse options of a fit, which the codebook does not have."""
+    if strangers := set(options) - set(PREPARATIONS):
+        raise TypeError(
+            f"the codebook has no option {strangers.pop()!r}; there are {', '.join(PREPARATIONS)}"
+        )
+
+
+def prepared(scan, progress: Callable | None, preparations: Mapping):
+    """Return the scan after the steps that were asked for, if any."""
+    if not preparations:
+        return scan
+    from DMRIMicroLib.masking import brain_mask
+    from DMRIMicroLib.preprocess import prepare
+
+    return prepare(brain_mask(scan), progress=progress, **preparations)
+
+
+def shows(
+    show: Callable[[object], list],
+    on_done: Callable[[list], None] | None,
+    on_error: Callable[[str], None] | None,
+    on_note: Callable[[str], None] | None,
+) -> Callable[[object], None]:
+    """Return what shows a job's maps and says what the user must know of them."""
+
+    def done(maps) -> None:
+        try:
+            nodes = show(maps)
+        except Exception as error:
+            if on_error:
+                on_error(f"The maps cannot be shown: {error}")
+            return
+        tell(fit_notes(maps), on_note)
+        if on_done:
+            on_done(nodes)
+
+    return done
