@@ -16,8 +16,10 @@ from DMRIMicroLib.errors import DMRIMicroError
 
 from . import codebook, dependencies
 from .acquisition_fields import AcquisitionFields
+from .codebook_fields import CodebookFields
 from .jobs import JobQueue
 from .logic import DMRIMicroLogic
+from .messages import Messages
 from .model_list import ModelList
 from .parameters import parameters
 
@@ -33,7 +35,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = DMRIMicroLogic()
         self.dependencies = dependencies
         self.models: dict = {}
-        self.jobs = JobQueue(self._cannot_start)
+        self.jobs = JobQueue(lambda error: self.messages.error(error))
         self._added = False
         self._parameters = None
         self._timer = None
@@ -55,6 +57,8 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._timer.connect("timeout()", self._poll)
         self.list = ModelList(self.ui.modelsFrame, self._on_models)
         self.fields = AcquisitionFields(self.ui, self._on_field)
+        self.codebook = CodebookFields(self.ui, self._on_path)
+        self.messages = Messages(self.ui.logText)
         self._connect()
         self._fill_models()
         self._restore()
@@ -79,8 +83,6 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.allButton.connect("clicked()", self.onAll)
         ui.uncertaintyCheck.connect("toggled(bool)", self._on_switch)
         ui.robustCheck.connect("toggled(bool)", self._on_switch)
-        ui.weightsPath.connect("currentPathChanged(QString)", self._on_weights)
-        ui.extraPath.connect("currentPathChanged(QString)", self._on_extra)
         ui.importButton.connect("clicked()", self.onImport)
         ui.applyButton.connect("clicked()", self.onApply)
         ui.cancelButton.connect("clicked()", self.onCancel)
@@ -95,7 +97,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Load NIfTI, bval and bvec as a diffusion volume and select it."""
         ui = self.ui
         if not ui.niftiPath.currentPath:
-            self._fail(_("Choose a NIfTI file first."))
+            self.messages.fail(_("Choose a NIfTI file first."))
             return
         try:
             if not self._ready():
@@ -104,13 +106,13 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 ui.niftiPath.currentPath,
                 ui.bvalPath.currentPath,
                 ui.bvecPath.currentPath,
-                onNote=self._log_note,
+                onNote=self.messages.note,
             )
         except Exception as error:
-            self._cannot_start(error)
+            self.messages.error(error)
             return
         ui.dwiSelector.setCurrentNode(node)
-        self._log(_("Imported '{name}'.").format(name=node.GetName()))
+        self.messages.log(_("Imported '{name}'.").format(name=node.GetName()))
 
     def onAll(self) -> None:
         """Choose every model that the scan allows."""
@@ -126,13 +128,13 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 return
             self._refresh()
             if self._reasons():
-                self._fail("; ".join(self._reasons()))
+                self.messages.fail("; ".join(self._reasons()))
                 return
-            self._log(_("Preparing the scan ..."))
+            self.messages.log(_("Preparing the scan ..."))
             for text in self.list.left_out():
-                self._log(_("Left out: {text}").format(text=text))
+                self.messages.log(_("Left out: {text}").format(text=text))
         except Exception as error:
-            self._cannot_start(error)
+            self.messages.error(error)
             return
         self._added = False
         self.jobs.run(self._starts())
@@ -144,7 +146,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Stop the fit; the scene stays as it was."""
         if self.job is not None:
             self._stop()
-            self._log(
+            self.messages.log(
                 _("Cancelled. What had been added stays.")
                 if self._added
                 else _("Cancelled. Nothing was added.")
@@ -160,17 +162,15 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "uncertainty": ui.uncertaintyCheck.isChecked(),
             "onProgress": self._on_progress,
             "onDone": self._on_done,
-            "onError": self._fail,
-            "onNote": self._log_note,
+            "onError": self.messages.fail,
+            "onNote": self.messages.note,
         }
         if models := [name for name in chosen if name != codebook.NAME]:
             robust = ui.robustCheck.isChecked()
             starts.append(partial(self.logic.start, node, models, robust=robust, **common))
         if codebook.NAME in chosen:
-            weights = ui.weightsPath.currentPath or codebook.NAME
-            extra = [path for path in [ui.extraPath.currentPath] if path]
-            network = {"weights": weights, "extra": extra}
-            starts.append(partial(self.logic.startCodebook, node, **network, **common))
+            files = self.codebook.options()
+            starts.append(partial(self.logic.startCodebook, node, **files, **common))
         return starts
 
     # What happens
@@ -187,7 +187,9 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _on_done(self, nodes: list) -> None:
         self._added = True
-        self._log(_("Added {names}.").format(names=", ".join(f"'{n.GetName()}'" for n in nodes)))
+        self.messages.log(
+            _("Added {names}.").format(names=", ".join(f"'{n.GetName()}'" for n in nodes))
+        )
         first = next((n for n in nodes if n.GetClassName() == "vtkMRMLScalarVolumeNode"), None)
         if first is not None:
             slicer.util.setSliceViewerLayers(background=first)
@@ -218,15 +220,11 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameters.robust = self.ui.robustCheck.isChecked()
             self._refresh()  # not every model has a robust fit
 
-    def _on_weights(self, path: str) -> None:
+    def _on_path(self, name: str, path: str) -> None:
         if self._parameters is not None:
-            self._parameters.weights = path
+            setattr(self._parameters, name, path)
             self._offer_codebook()
             self._refresh()
-
-    def _on_extra(self, path: str) -> None:
-        if self._parameters is not None:
-            self._parameters.extra = path
 
     def _on_field(self, name: str, value: float | None) -> None:
         node = self.ui.dwiSelector.currentNode()
@@ -248,7 +246,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.models = self.logic.models()
         except ImportError as error:
             self.models = {}
-            self._log(
+            self.messages.log(
                 _("Python packages are missing ({error}): press Install.").format(error=error)
             )
         self._offer_codebook()
@@ -258,7 +256,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _offer_codebook(self) -> None:
         """List the models, and the codebook with what is known of its weights now."""
         if self.models:
-            self.models[codebook.NAME] = self.logic.codebookOffer(self.ui.weightsPath.currentPath)
+            self.models[codebook.NAME] = self.logic.codebookOffer(self.codebook.weights)
         self.list.fill(self.models)
 
     def _restore(self) -> None:
@@ -271,8 +269,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         else:
             kept.dwi = self.ui.dwiSelector.currentNode()
         self.ui.maskSelector.setCurrentNode(mask)
-        self.ui.weightsPath.setCurrentPath(kept.weights)
-        self.ui.extraPath.setCurrentPath(kept.extra)
+        self.codebook.show(kept)
         self._offer_codebook()
         self.list.check(models.split(","))
         self.ui.uncertaintyCheck.setChecked(kept.uncertainty)
@@ -319,7 +316,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _ready(self) -> bool:
         """Have the packages installed, asking first; False if the user declined."""
         if not self.dependencies.ensure():
-            self._log(_("Nothing was installed. The packages are needed to go on."))
+            self.messages.log(_("Nothing was installed. The packages are needed to go on."))
             return False
         if not self.models:
             self._fill_models()
@@ -347,18 +344,3 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._timer is not None:
             self._timer.stop()
         self.jobs.cancel()
-
-    def _log(self, text: str) -> None:
-        self.ui.logText.appendPlainText(text)
-
-    def _log_note(self, text: str) -> None:
-        self._log(_("Note: {text}").format(text=text))
-
-    def _cannot_start(self, error: Exception) -> None:
-        self._fail(str(error), unexpected=not isinstance(error, DMRIMicroError))
-
-    def _fail(self, text: str, *, unexpected: bool = False) -> None:
-        if unexpected:
-            text = _("Unexpected error, please report it: {text}").format(text=text)
-        self._log(_("Error: {text}").format(text=text))
-        slicer.util.errorDisplay(text)
