@@ -14,6 +14,7 @@ from DMRIMicroLib.codebooks.abg import fit_abg
 from DMRIMicroLib.codebooks.decay import decay_of
 from DMRIMicroLib.codebooks.demic_maps import KIND, DemicSlices, demic
 from DMRIMicroLib.codebooks.network import Codebook, Shape, settle
+from DMRIMicroLib.codebooks.slices import open_codebook
 from DMRIMicroLib.codebooks.tokens import tokens
 from DMRIMicroLib.errors import InputError, NotIdentifiable
 from DMRIMicroLib.training.codebook import codebook_loss, scale_of
@@ -117,12 +118,10 @@ def test_maps_of_demic_lie_where_they_should_and_one_shell_is_refused(weights):
     assert not fa[~mask].any()
     turned = demic(scan.with_mask(mask), weights=weights, device="cpu")
     np.testing.assert_array_equal(fa, turned["FA"].data)
+    one = ring_scan(protocol({1000.0: 12}), shape=(9, 8, 3)).with_mask(mask)
     with pytest.raises(NotIdentifiable):
-        one = ring_scan(protocol({1000.0: 12}), shape=(9, 8, 3))
-        demic(one.with_mask(mask), weights=weights, device="cpu")
+        demic(one, weights=weights, device="cpu")
     with pytest.raises(InputError, match="is a demic"):
-        from DMRIMicroLib.codebooks.slices import open_codebook
-
         open_codebook(weights)
 
 
@@ -174,8 +173,6 @@ def test_metrics_can_be_left_out_of_a_training(files, tmp_path):
         read_recipe("cpu"), network=sizes, training=SHORT, settle=1, calibrate=1,
         examples={"edge": 16}, without=left_out,
     )  # fmt: skip
-    from DMRIMicroLib.codebooks.slices import open_codebook
-
     card = train_codebook(recipe, files, tmp_path, workers=0)
     loaded = open_codebook(card.with_suffix(".safetensors"))
     assert len(loaded.scale.metrics) == 21
