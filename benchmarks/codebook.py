@@ -81,13 +81,32 @@ def under_test(weights: str):
 
     def work(scan) -> Fitted:
         maps = codebook(scan, weights=weights, device="cpu")
-        values = {k: np.asarray(maps[k])[scan.mask] for k in METRICS if k in maps}
-        values["MD"] = values["MD"] * _baselines.UM2_MS
-        if "MK" in values:
-            values["MK"] = np.clip(values["MK"], *_baselines.KURTOSIS)
-        return Fitted(values, {"codebook": by_kernels(scan, weights)})
+        return Fitted(in_mask(maps, scan), {"codebook": by_kernels(scan, weights)})
 
     return work
+
+
+def published(weights: str):
+    """Return `demic` with these weights as a method; it cannot tell of one shell."""
+    from DMRIMicroLib.codebooks.demic_maps import demic
+    from DMRIMicroLib.errors import NotIdentifiable
+
+    def work(scan) -> Fitted | str:
+        try:
+            return Fitted(in_mask(demic(scan, weights=weights, device="cpu"), scan))
+        except NotIdentifiable as error:
+            return str(error)
+
+    return work
+
+
+def in_mask(maps, scan) -> dict[str, np.ndarray]:
+    """Take the metrics of the voxels of the mask, as the baselines tell them."""
+    values = {k: np.asarray(maps[k])[scan.mask] for k in METRICS if k in maps}
+    values["MD"] = values["MD"] * _baselines.UM2_MS
+    if "MK" in values:
+        values["MK"] = np.clip(values["MK"], *_baselines.KURTOSIS)
+    return values
 
 
 def by_kernels(scan, weights: str):
@@ -224,11 +243,18 @@ def told(raw: dict) -> dict:
     return out
 
 
+def regions_of() -> dict[str, np.ndarray]:
+    """Return tissue, white and grey matter: (n,) bool each."""
+    water = found("AMICO", "all") or found("ours", "all")
+    return _sparse.regions(found("dipy DTI", "all"), water["FWF"])
+
+
 def main() -> None:
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", nargs="+", default=["codebook"])
+    parser.add_argument("--demic", help="weights of the published network; without, it is left out")
     parser.add_argument("--only-baselines", action="store_true")
     parser.add_argument("--name", default="codebook_real", help="of the file under results/")
     options = parser.parse_args()
@@ -239,9 +265,9 @@ def main() -> None:
             label = "codebook" if name == "codebook" else f"codebook {Path(name).stem}"
             tests[label] = under_test(name)
     names = [m for m in _baselines.METHODS if m not in _baselines.PEERS.values()]
-    methods = {**tests, "peers": None, **dict.fromkeys(names)}
-    water = found("AMICO", "all") or found("ours", "all")
-    regions = _sparse.regions(found("dipy DTI", "all"), water["FWF"])
+    network = {"demic": published(options.demic)} if options.demic else {}
+    methods = {**tests, **network, "peers": None, **dict.fromkeys(names)}
+    regions = regions_of()
     raw = evaluate(methods, regions)
     floor = floors(regions)
     content = {
