@@ -88,14 +88,13 @@ def scanned(item, acquisition, subject: int, part: str = ""):
     from DMRIMicroLib.brain.scanner import observe
     from DMRIMicroLib.brain.simulate import generator_for
     from DMRIMicroLib.scan import Scan
-    from DMRIMicroLib.training.examples import ExampleConfig
+    from DMRIMicroLib.training.examples import ExampleConfig, as_labelled
 
     acquisition = replace(acquisition, TE=item.TE)
     config = replace(ExampleConfig().scanner, fields=((item.scanner.field, 1.0),))
     machine = draw_scanner(generator_for(SEED, f"scanner {subject}"), config, acquisition)
-    own = {"voxel": item.scanner.voxel, "gap": 0.0, "TR": item.scanner.TR}
     noise = generator_for(SEED, f"noise {subject} {part}")
-    seen = observe(item.volume, acquisition, replace(machine, **own), noise)
+    seen = observe(item.volume, acquisition, as_labelled(machine, item), noise)
     signal = np.moveaxis(seen.signal.numpy(), 0, -1)
     mask = item.mask.numpy()[:, :, None]
     return Scan(signal, seen.grid.affine.numpy(), acquisition, mask, name=f"brain {subject}")

@@ -110,13 +110,19 @@ def line_response(
 def _line_response(
     count: int, out: int, kept: float, partial: float, window: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    high = math.floor(kept * (out - 1) / 2)
-    low = -math.floor((2 * partial - 1) * high)
-    frequency = np.arange(low, high + 1)
+    frequency, weight = _kept_lines(out, kept, partial, window)
     there, here = (np.arange(out) + 0.5) / out, (np.arange(count) + 0.5) / count
     angle = 2 * np.pi * (there[:, None] - here)[..., None] * frequency
-    weight = 1 - window * np.sin(np.pi / 2 * frequency / max(high, 1)) ** 2
     return np.cos(angle) @ weight / count, np.sin(angle) @ weight / count
+
+
+def _kept_lines(
+    out: int, kept: float, partial: float, window: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Frequencies that are measured, and how much they are damped."""
+    high = math.floor(kept * (out - 1) / 2)
+    frequency = np.arange(-math.floor((2 * partial - 1) * high), high + 1)
+    return frequency, 1 - window * np.sin(np.pi / 2 * frequency / max(high, 1)) ** 2
 
 
 def through_k_space(
@@ -147,6 +153,32 @@ def through_k_space(
     if partial == 1:
         return real.abs()
     return torch.hypot(real, _times(aside, images, phase))
+
+
+def noise_colour(
+    shape: tuple[int, int], kept: float, partial: float, phase: int, window: float, like: Tensor
+) -> Tensor | None:
+    """Return what a finite k-space leaves of white noise, per frequency: (x, y), or None if all.
+
+    Noise is white where it is measured; frequencies that are not measured, or damped, have none or
+    less of it. The mean square is 1: the variance stays what it was.
+    """
+    if kept == 1 and partial == 1 and window == 0:
+        return None
+    lines = []
+    for axis, count in enumerate(shape):
+        frequency, weight = _kept_lines(count, kept, partial if axis == phase else 1.0, window)
+        line = np.zeros(count)
+        line[frequency % count] = weight
+        lines.append(line / np.sqrt(np.mean(line**2)))
+    return like.new_tensor(lines[0][:, None] * lines[1])
+
+
+def coloured(noise: Tensor, colour: Tensor) -> Tensor:
+    """Bring white noise into slices, real and imaginary part: (2, k, x, y, z) -> the same."""
+    spectrum = torch.complex(noise[0], noise[1]).mul_(colour[..., None])
+    image = torch.fft.ifft2(spectrum, dim=(-3, -2), norm="ortho")
+    return torch.stack([image.real, image.imag])
 
 
 @dataclass(frozen=True)

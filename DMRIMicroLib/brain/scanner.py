@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,6 +34,11 @@ USUAL_TE = 80.0
 
 BRAIN_SHARE = 0.5
 """A voxel belongs to the brain if at least so much of it does."""
+
+
+GEOMETRY = ("field", "voxel", "gap", "TR")
+K_SPACE = ("ringing", "kept", "partial", "window", "phase")
+"""Fields of a scanner: how large voxels are and how bright; how sharply they are seen."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +108,9 @@ class Scanner:
     scaled: float = 0.0
     level: float = 0.0
 
-    def perfect(self) -> Scanner:
-        """Return this scanner without noise and artefacts."""
-        kept = {"field": self.field, "voxel": self.voxel, "gap": self.gap, "TR": self.TR}
+    def perfect(self, k_space: bool = False) -> Scanner:
+        """Return this scanner without noise and artefacts, or with those of its k-space only."""
+        kept = {name: getattr(self, name) for name in (*GEOMETRY, *(K_SPACE if k_space else ()))}
         return Scanner(f"{self.name}, perfect", sensitivity=math.inf, **kept)  # type: ignore[arg-type]
 
 
@@ -229,6 +236,7 @@ class _Chain:
         self.sigma, self.seed = sigma, seed
         transmit = artefacts.transmit_field(scanner.transmit, grid.shape, sigma)
         self.factor = transmit * artefacts.bias_field(drawn.bias, grid.shape, sigma)
+        self.colour = _colour(scanner, grid, sigma)
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         """Noise-free images (k, x, y, z) of volumes (k,) -> as measured, on the scanner's grid."""
@@ -255,7 +263,15 @@ class _Chain:
             return images
         # each block its own noise: it does not matter which is played first
         noise = torch.Generator(images.device).manual_seed((self.seed + int(numbers[0])) % 2**63)
-        return corrupt(images, self.sigma, draw(images.shape, images, scanner.coils, noise))
+        white = draw(images.shape, images, scanner.coils, noise, self.colour)
+        return corrupt(images, self.sigma, white)
+
+
+def _colour(scanner: Scanner, grid: Grid, like: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Return what becomes of white noise in a scanner's k-space; None if nothing does."""
+    kept = scanner.kept, scanner.partial, scanner.phase, scanner.window
+    colour = artefacts.noise_colour(grid.shape[:2], *kept, like) if scanner.ringing else None
+    return None if colour is None else partial(artefacts.coloured, colour=colour)
 
 
 def _play(sampled: Sampled, grid: Grid, volumes: Tensor, chain: _Chain, signal: Tensor) -> None:

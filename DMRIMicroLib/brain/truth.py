@@ -26,8 +26,7 @@ from ..version import __version__
 from .grid import Grid, overlap
 from .protocols import named
 from .relaxation import unweighted
-from .sampling import sample
-from .scanner import BRAIN_SHARE, USUAL_TE, Scanner, grid_of
+from .scanner import BRAIN_SHARE, USUAL_TE, Scanner, grid_of, observe
 from .volume import StateVolume
 
 DENSE = {"sandi": "sandi", "mapmri": "hcp3t"}
@@ -72,6 +71,7 @@ def truth(
     models: Sequence[str] | None = None,
     device: str | torch.device | None = None,
     progress: Callable[[float, str], None] | None = None,
+    imaged: bool = False,
 ) -> MapSet:
     """Return the true maps of a simulated scan: all metrics, and the state.
 
@@ -88,6 +88,9 @@ def truth(
         Of the fits.
     progress : callable, optional
         Called with the share that is done, 0 to 1, and what is being done.
+    imaged : bool
+        The truth of the metrics as sharp as the scanner's k-space shows it, with its ringing: what
+        this scanner would find with any number of noise-free volumes.
     """
     names, report = list(MODELS) if models is None else list(models), progress or _silent
     result, done = state_maps(volume, acquisition, scanner), 0.0
@@ -96,7 +99,8 @@ def truth(
         by_protocol.setdefault(DENSE.get(name, USUAL_DENSE), []).append(name)
     for protocol, chosen in by_protocol.items():
         report(done, "Truth: noise-free signal")
-        dense = noise_free(volume, replace(named(protocol), TE=acquisition.TE), scanner)
+        played = replace(named(protocol), TE=acquisition.TE)
+        dense = noise_free(volume, played, scanner, imaged)
         first, part = done, len(chosen) / len(names)
         found = fit(
             dense,
@@ -123,17 +127,14 @@ def _within(
     report(first + part * share, f"Truth: {text[0].lower()}{text[1:]}")
 
 
-def noise_free(volume: StateVolume, acquisition: Acquisition, scanner: Scanner) -> Scan:
-    """Scan without noise and artefacts, on the scanner's grid."""
-    grid = grid_of(volume, scanner)
-    bright = _bright(volume, acquisition, scanner)
-    seen = sample(volume, bright, grid, acquisition)
-    inside = seen.fill >= BRAIN_SHARE
-    signal = np.zeros((int(np.prod(grid.shape)), len(acquisition)), np.float32)
-    signal[seen.voxels[inside].cpu().numpy()] = seen.signal()[:, inside].T.cpu().numpy()
-    mask = _dense(inside, seen.voxels, grid)
-    affine = grid.affine.cpu().numpy()
-    return Scan(signal.reshape(*grid.shape, -1), affine, acquisition, mask > 0, name="noise-free")
+def noise_free(
+    volume: StateVolume, acquisition: Acquisition, scanner: Scanner, imaged: bool = False
+) -> Scan:
+    """Scan without noise and artefacts but those of k-space, if `imaged`; 0 around the brain."""
+    seen = observe(volume, acquisition, scanner.perfect(imaged), torch.Generator())
+    signal = np.moveaxis((seen.signal * seen.mask).cpu().numpy(), 0, -1)
+    affine, mask = seen.grid.affine.cpu().numpy(), seen.mask.cpu().numpy()
+    return Scan(signal, affine, acquisition, mask, name="noise-free")
 
 
 def state_maps(volume: StateVolume, acquisition: Acquisition, scanner: Scanner) -> MapSet:

@@ -13,6 +13,7 @@ number or a tensor and has the unit of the signal.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -136,24 +137,41 @@ def fisher(signal: Tensor, sigma: Tensor | float, coils: int = 1) -> Tensor:
 
 
 def draw(
-    shape: tuple[int, ...], like: Tensor, coils: int = 1, generator: torch.Generator | None = None
+    shape: tuple[int, ...],
+    like: Tensor,
+    coils: int = 1,
+    generator: torch.Generator | None = None,
+    colour: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Random numbers for `corrupt`: () -> (2, *shape).
 
     The first is the noise along the signal, the second the length of the noise across it (root of
     a chi-squared of 2 N - 1). Keep them to repeat the same noise on another signal.
+
+    Parameters
+    ----------
+    shape, like, coils, generator
+    colour : callable, optional
+        What becomes of the white noise of a channel, real and imaginary part: (2, *shape) to the
+        same, of unit variance.
     """
     device = like.device if generator is None else generator.device
-    along, across = (
-        torch.randn(shape, generator=generator, dtype=like.dtype, device=device) for _ in range(2)
-    )
+
+    def channel() -> Tensor:
+        parts = [
+            torch.randn(shape, generator=generator, dtype=like.dtype, device=device)
+            for _ in range(2)
+        ]
+        return torch.stack(parts) if colour is None else colour(torch.stack(parts))
+
+    noise = channel()
     if coils > 1:
-        across = across.square()
-        for _ in range(2 * coils - 2):  # one channel at a time: memory does not grow with coils
-            more = torch.randn(shape, generator=generator, dtype=like.dtype, device=device)
-            across.addcmul_(more, more)
-        across = across.sqrt()
-    return torch.stack([along, across]).to(like.device)
+        across = noise[1].square_()
+        for _ in range(coils - 1):  # one channel at a time: memory does not grow with coils
+            for part in channel():
+                across.addcmul_(part, part)
+        across.sqrt_()
+    return noise.to(like.device)
 
 
 def corrupt(signal: Tensor, sigma: Tensor | float, noise: Tensor) -> Tensor:

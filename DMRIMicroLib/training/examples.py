@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
@@ -15,12 +16,10 @@ from ..acquisition import Acquisition
 from ..brain.directions import spread
 from ..brain.machines import ScannerConfig, draw_scanner
 from ..brain.protocols import ProtocolConfig, draw_protocol
-from ..brain.relaxation import unweighted
-from ..brain.sampling import sample
-from ..brain.scanner import grid_of, observe
+from ..brain.scanner import Scanner, observe
 from ..brain.simulate import generator_for
 from ..codebooks.tokens import Tokens, tokens
-from .pool import Slice, load_slice
+from .pool import SCANNER, Slice, load_slice
 
 ASKED_B = (300.0, 3200.0)
 """Range of the b-values at which the noise-free signal is asked for [s/mm2]."""
@@ -97,8 +96,7 @@ def draw_example(item: Slice, generator: torch.Generator, config: ExampleConfig)
     machine = draw_scanner(
         generator, replace(config.scanner, fields=((item.scanner.field, 1.0),)), acq
     )
-    own = {"voxel": item.scanner.voxel, "gap": 0.0, "TR": item.scanner.TR}
-    seen = observe(item.volume, acq, replace(machine, **own), generator)
+    seen = observe(item.volume, acq, as_labelled(machine, item), generator)
     square = _square(item.mask, generator, config)
     mask = item.mask[square]
     signal = seen.signal[..., 0][:, *square]
@@ -114,6 +112,11 @@ def draw_example(item: Slice, generator: torch.Generator, config: ExampleConfig)
         item.frame,
         acq,
     )
+
+
+def as_labelled(machine: Scanner, item: Slice) -> Scanner:
+    """Return a scanner that sees a slice as large, bright and sharp as its labels do."""
+    return replace(machine, **{name: getattr(item.scanner, name) for name in SCANNER})
 
 
 def _square(mask: Tensor, generator: torch.Generator, config: ExampleConfig) -> tuple[slice, slice]:
@@ -154,12 +157,11 @@ def _asked(generator: torch.Generator, config: ExampleConfig, acq: Acquisition) 
 
 def _clean(item: Slice, asked: Acquisition) -> Tensor:
     """Noise-free signal relative to b = 0: (x, y, m)."""
-    bright = unweighted(item.volume, item.scanner.field, item.TE, item.scanner.TR)
-    grid = grid_of(item.volume, item.scanner)
-    seen = sample(item.volume, bright, grid, asked)
-    out = bright.new_zeros(math.prod(grid.shape), len(asked))
-    out[seen.voxels] = (seen.signal() / seen.s0.clamp(min=1e-6)).T
-    return out.unflatten(0, grid.shape)[:, :, 0]
+    bvals, bvecs = np.append(0.0, asked.bvals), np.vstack([np.zeros((1, 3)), asked.bvecs])
+    played = replace(asked, bvals=bvals, bvecs=bvecs)
+    seen = observe(item.volume, played, item.scanner, torch.Generator())
+    b0, *signals = seen.signal[..., 0]
+    return torch.stack(signals, -1) / b0.clamp(min=1e-6)[..., None]
 
 
 def examples(

@@ -22,10 +22,10 @@ from torch import Tensor
 from ..brain.anatomy import Anatomy
 from ..brain.grid import Grid
 from ..brain.lesions import LESIONS
-from ..brain.machines import THICK, VOXELS
+from ..brain.machines import THICK, VOXELS, ScannerConfig, draw_scanner
 from ..brain.phantom import SubjectConfig, draw_subject, render
 from ..brain.protocols import named
-from ..brain.scanner import Scanner
+from ..brain.scanner import GEOMETRY, K_SPACE, Scanner
 from ..brain.simulate import generator_for
 from ..brain.truth import truth
 from ..brain.volume import StateVolume
@@ -48,6 +48,9 @@ PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
 LABELLED = 0.5
 """A voxel with at least this much brain is labelled."""
 
+SCANNER = (*GEOMETRY, *K_SPACE)
+"""What is kept of a slice's scanner."""
+
 STATE = tuple(name for name in TissueState.__dataclass_fields__)
 
 
@@ -67,6 +70,8 @@ class PoolConfig:
     finer : (int, int, int)
         Pieces of tissue along each edge of a voxel.
     subject : SubjectConfig
+    scanner : ScannerConfig
+        Of which the k-space is taken.
     """
 
     planes: tuple[float, float, float] = (0.7, 0.15, 0.15)
@@ -76,6 +81,7 @@ class PoolConfig:
     brain: float = 6000.0
     finer: tuple[int, int, int] = (2, 2, 2)
     subject: SubjectConfig = field(default_factory=SubjectConfig)
+    scanner: ScannerConfig = field(default_factory=ScannerConfig)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +93,7 @@ class Slice:
     volume : StateVolume
         Its tissue, in pieces.
     scanner : Scanner
-        A perfect one with the voxels, field strength and TR of the labels.
+        A perfect one with the voxels, field strength, TR and k-space of the labels.
     TE : float
         Echo time of the labels [ms].
     mask : (x, y) bool tensor
@@ -128,16 +134,21 @@ def draw_slice(
     volume = render(anatomy, subject, fine.affine, fine.shape, torch.device("cpu"))
     TE = round(55 + 45 * u[8], 1)
     TR = round(3 + 6 * u[9], 2)
-    scanner = Scanner("perfect", field=tesla, voxel=(edge, edge, thick), TR=TR, sensitivity=np.inf)
+    own = {"field": tesla, "voxel": (edge, edge, thick), "gap": 0.0, "TR": TR}
+    scanner = replace(draw_scanner(generator, config.scanner), **own).perfect(k_space=True)
     mask, labels, known = label(volume, scanner, TE)
     return Slice(volume, scanner, TE, mask, labels, known, torch.eye(3)[list(axes)])
 
 
 def label(volume: StateVolume, scanner: Scanner, TE: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Fit the noise-free signal: mask (x, y), labels and where they are known (24, x, y)."""
+    """Fit the noise-free signal: mask (x, y), labels and where they are known (24, x, y).
+
+    As sharp as the scanner shows it: what lies beyond its k-space no estimator can tell, and dense
+    scans of real heads, by which estimators are judged, have their own ringing too.
+    """
     seen = replace(named("ukb"), TE=TE)
     names = sorted({name for name, m in MODELS.items() if _of(m)})
-    maps = truth(volume, seen, scanner, names, "cpu")
+    maps = truth(volume, seen, scanner, names, "cpu", imaged=True)
     mask = torch.from_numpy(maps.mask[:, :, 0])
     labels = np.stack([np.asarray(maps[name].data)[:, :, 0] for name in METRICS])
     known = np.stack([_told(maps, name) for name in METRICS])
@@ -206,8 +217,7 @@ def save_slice(item: Slice, file: Path) -> None:
     tensors |= {"frame": item.frame, "pieces": volume.mask, "affine": volume.affine}
     tensors |= {"fill": volume.fill.half(), "tissue": volume.tissue.half()}
     tensors["lesion"] = volume.lesion
-    scanner = item.scanner
-    told = {"field": scanner.field, "voxel": scanner.voxel, "TR": scanner.TR, "TE": item.TE}
+    told = {name: getattr(item.scanner, name) for name in SCANNER} | {"TE": item.TE}
     with staged(file.parent) as stage:
         whole = {key: value.contiguous() for key, value in tensors.items()}
         save_file(whole, stage / file.name, {"slice": json.dumps(told)})
@@ -223,9 +233,8 @@ def load_slice(file: Path) -> Slice:
         volume = StateVolume(
             state=state, mask=get("pieces"), affine=get("affine"), lesion=get("lesion"), **own
         )
-        scanner = Scanner(
-            "perfect", told["field"], tuple(told["voxel"]), TR=told["TR"], sensitivity=np.inf
-        )
+        own = {name: told[name] for name in SCANNER} | {"voxel": tuple(told["voxel"])}
+        scanner = Scanner("perfect", sensitivity=np.inf, **own)
         read = (get(name) for name in ("mask", "labels", "known", "frame"))
         return Slice(volume, scanner, told["TE"], *read)
 
