@@ -112,8 +112,9 @@ def _line_response(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     frequency, weight = _kept_lines(out, kept, partial, window)
     there, here = (np.arange(out) + 0.5) / out, (np.arange(count) + 0.5) / count
-    angle = 2 * np.pi * (there[:, None] - here)[..., None] * frequency
-    return np.cos(angle) @ weight / count, np.sin(angle) @ weight / count
+    out_of, into = (np.exp(2j * np.pi * place[:, None] * frequency) for place in (there, here))
+    response = (out_of * weight) @ into.conj().T / count
+    return response.real, response.imag
 
 
 def _kept_lines(
@@ -289,4 +290,6 @@ def _times(matrix: Tensor, images: Tensor, axis: int) -> Tensor:
     if axis == 0:
         k, x, y, z = images.shape
         return (matrix @ images.reshape(k, x, y * z)).reshape(k, -1, y, z)
+    if images.shape[-1] == 1:  # one product for all rows, not one for each
+        return (images[..., 0] @ matrix.T)[..., None]
     return matrix @ images

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cumulants import DARKEST, powder_cumulants
 from .decay import decay_of
 from .demic import DECAY
 from .fits import FITS
@@ -32,6 +33,12 @@ others start without the voxel in the middle: their noise is not that of the vox
 
 TINY = 1e-4
 """Keeps the root of an invariant differentiable at 0."""
+
+CUMULANTS = 2
+"""Of the spherical means, see `powder_cumulants`."""
+
+TRUST = 1.0
+"""Logit of the share that an untrained network leaves to what linear maps say."""
 
 LOG_SD = (-4.0, 1.5)
 """Range of the logarithm of a predicted standard deviation, in units of a metric's spread."""
@@ -62,7 +69,7 @@ class Shape:
 
     metrics: tuple[str, ...]
     kernels: int = 64
-    encoder: int = 64
+    encoder: int = 96
     widths: tuple[int, int, int] = (64, 96, 128)
     reach: int = 7
     mamba: bool = True
@@ -209,16 +216,16 @@ class Codebook(nn.Module):
         filters = len(WIDTHS)
         pairs = filters * (filters + 1)  # of two degrees
         self.filters = Filters(shape.reach)
-        of_shell = filters + pairs + SHELL_FACTS + VOXEL_FACTS
-        of_joint = pairs + JOINT_FACTS + filters * (VOXEL_FACTS + FITS)
+        of_shell = 2 * filters + pairs + SHELL_FACTS + VOXEL_FACTS
+        of_joint = pairs + JOINT_FACTS + filters * (VOXEL_FACTS + FITS + CUMULANTS)
         if shape.decay:
             of_joint = filters * DECAY
         else:
             self.of_shell = Standard(of_shell)
-            self.shell = _two_layers(of_shell, shape.encoder)
+            self.shell = _encoder(of_shell, shape.encoder)
             self.gate = nn.Linear(of_shell, shape.encoder)
         self.of_joint = Standard(of_joint)
-        self.joint = _two_layers(of_joint, shape.encoder)
+        self.joint = _encoder(of_joint, shape.encoder)
         full, half, quarter = shape.widths
         self.enter = nn.Sequential(nn.SiLU(), nn.Linear(shape.encoder, full))
         self.at_full = nn.ModuleList([Residual(full, shape.cnn), Residual(full, shape.cnn)])
@@ -234,6 +241,8 @@ class Codebook(nn.Module):
         self.mean = nn.Linear(full + shape.kernels, len(shape.metrics))
         self.direct = nn.Linear(of_joint, len(shape.metrics))
         self.trust = nn.Linear(full, len(shape.metrics))
+        nn.init.zeros_(self.mean.weight)
+        nn.init.constant_(self.trust.bias, TRUST)
         self.log_sd = nn.Linear(full, len(shape.metrics))
 
     def arguments(self) -> dict:
@@ -263,7 +272,7 @@ class Codebook(nn.Module):
         book = weights * self.shape.kernels**0.5
         mean = self.mean(torch.cat([features, book if self.shape.physical else 0 * book], 1))
         # where the data are good the fits are right, and are to be passed on as they are
-        mean = mean + torch.sigmoid(self.trust(features)) * self.direct(joint_facts)
+        mean = torch.lerp(mean, self.direct(joint_facts), torch.sigmoid(self.trust(features)))
         low, high = LOG_SD
         log_sd = low + (high - low) * torch.sigmoid(self.log_sd(features))
         return Prediction(mean, log_sd, weights, odf, features)
@@ -282,14 +291,16 @@ class Codebook(nn.Module):
         facts = self._smooth(tokens.voxel_facts, mask)  # (2, f, n)
         means = self._smooth(tokens.mean, mask)  # (s, f, n)
         same = invariants(smooth)  # (s + 1, pairs, n)
-        shells = len(means)
+        shells, b = len(means), tokens.shell_facts[:, 0]
+        decay = -means.clamp(min=DARKEST).log() / b[:, None, None]
         told = tokens.shell_facts[:, :, None].expand(-1, -1, n)
         own = facts[:, 0].expand(shells, -1, -1)
-        shell = self.of_shell(torch.cat([means, same[:-1], told, own], 1).mT)
+        shell = self.of_shell(torch.cat([means, decay, same[:-1], told, own], 1).mT)
         pooled = (self.shell(shell) * torch.sigmoid(self.gate(shell))).sum(0) / math.sqrt(shells)
         about = tokens.joint_facts[:, None].expand(-1, n)
         fits = self._smooth(tokens.fits, mask).flatten(0, 1)
-        joint = self.of_joint(torch.cat([same[-1], about, facts.flatten(0, 1), fits]).T)
+        powder = powder_cumulants(means, b).flatten(0, 1)
+        joint = self.of_joint(torch.cat([same[-1], about, facts.flatten(0, 1), fits, powder]).T)
         return self.enter(pooled + self.joint(joint)), joint
 
     def _trunk(self, x: Tensor) -> Tensor:
@@ -309,8 +320,9 @@ class Codebook(nn.Module):
         return self.last(x)[:, :rows, :columns]
 
 
-def _two_layers(inputs: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
+def _encoder(inputs: int, width: int) -> nn.Sequential:
+    layers = [nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(width, width))
 
 
 def _convolved(convolution: nn.Conv2d, x: Tensor) -> Tensor:

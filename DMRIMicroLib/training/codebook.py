@@ -24,6 +24,9 @@ BETA = 0.5
 """Exponent of the variance that weighs a voxel's likelihood (M. Seitzer, A. Tavakoli, D. Antic,
 G. Martius, ICLR 2022): without it the hardest voxels are given up."""
 
+RIDGE = 0.01
+"""Of the regression that the training starts from, for inputs of unit variance."""
+
 OUTLIER = 4.0
 """Labels further than this from the prediction, in spreads, cost linearly."""
 
@@ -62,6 +65,28 @@ def metric_loss(found: Prediction, labels: Tensor, known: Tensor) -> tuple[Tenso
     nll = weight * (0.5 * cost / variance + found.log_sd)
     count = known.sum(0).clamp(min=1)
     return (nll * known).sum() / known.sum().clamp(min=1), squared.detach().sum(0) / count
+
+
+def start(network: Codebook, examples: Sequence[Example], scale: Scale) -> None:
+    """Begin where linear regression ends: what is told directly by fits and invariants."""
+    columns, seen, labels, known = columns_of(scale), [], [], []
+    hook = network.of_joint.register_forward_hook(lambda module, given, found: seen.append(found))
+    with torch.no_grad():
+        for example in examples:
+            network(example.tokens)
+            labels.append(scale.encode(example.labels[:, columns].float()))
+            known.append(example.known[:, columns])
+    hook.remove()
+    inputs = torch.cat(seen).clamp(-OUTLIER, OUTLIER).double()
+    inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1)
+    label, good = torch.cat(labels).clamp(-OUTLIER, OUTLIER).double(), torch.cat(known)
+    penalty = RIDGE * torch.eye(inputs.shape[1], dtype=torch.float64)
+    for k in range(len(columns)):
+        own = inputs[good[:, k]]
+        both = own.T @ own / max(len(own), 1) + penalty
+        found = torch.linalg.solve(both, own.T @ label[good[:, k], k] / max(len(own), 1))
+        network.direct.weight.data[k] = found[:-1]
+        network.direct.bias.data[k] = found[-1]
 
 
 def codebook_loss(scale: Scale):

@@ -52,7 +52,7 @@ class ExampleConfig:
     sparse: float = 0.5
     few: int = 32
     scanner: ScannerConfig = field(
-        default_factory=lambda: ScannerConfig(spread=0.5, boxes=0.6, still=1.0, dropouts=0.02)
+        default_factory=lambda: ScannerConfig(spread=0.7, boxes=0.6, still=1.0, dropouts=0.02)
     )
     edge: int = 64
     brain: float = 0.35

@@ -9,6 +9,7 @@ function of (anatomies, seed, configuration, k) only: what is missing of a pool 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +48,10 @@ PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
 
 LABELLED = 0.5
 """A voxel with at least this much brain is labelled."""
+
+LEFT = 0.3
+"""Of the least area of brain at least so much is left when the head was deformed; else another
+slice is drawn."""
 
 SCANNER = (*GEOMETRY, *K_SPACE)
 """What is kept of a slice's scanner."""
@@ -132,6 +137,8 @@ def draw_slice(
     grid = _slice_grid(anatomy, axes, (edge, edge, thick), u[7], config)
     fine = grid.refined(config.finer)
     volume = render(anatomy, subject, fine.affine, fine.shape, torch.device("cpu"))
+    if float(volume.fill.sum()) * edge**2 / math.prod(config.finer) < config.brain * LEFT:
+        return draw_slice(anatomies, generator, config)
     TE = round(55 + 45 * u[8], 1)
     TR = round(3 + 6 * u[9], 2)
     own = {"field": tesla, "voxel": (edge, edge, thick), "gap": 0.0, "TR": TR}

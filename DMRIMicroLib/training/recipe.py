@@ -187,7 +187,9 @@ def train_codebook(
     stream = example_stream(known, recipe.seed, config, workers)
     if not (folder / loop.CHECKPOINT).exists():
         progress(0.0, "Looking at examples")
-        settle(network, [example.tokens for example in islice(stream(0), recipe.settle)])
+        seen = list(islice(stream(0), recipe.settle))
+        settle(network, [example.tokens for example in seen])
+        task.start(network, seen, scale)
     stopped = [False]
 
     def asked() -> bool:
