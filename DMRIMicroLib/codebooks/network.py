@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from .cumulants import DARKEST, powder_cumulants
 from .decay import decay_of
 from .demic import DECAY
-from .fits import FITS
 from .kernels import Kernels
 from .mamba import Mamba2d
-from .tokens import DEGREES, JOINT_FACTS, SHELL_FACTS, VOXEL_FACTS, Tokens
+from .tokens import ALL_FITS, DEGREES, JOINT_FACTS, SHELL_FACTS, VOXEL_FACTS, Tokens
 
 WIDTHS = (0.0, 0.9, 1.8)
 """Of the Gaussians that filters start from [voxels]; 0 is the voxel by itself and stays so. The
@@ -217,7 +216,7 @@ class Codebook(nn.Module):
         pairs = filters * (filters + 1)  # of two degrees
         self.filters = Filters(shape.reach)
         of_shell = 2 * filters + pairs + SHELL_FACTS + VOXEL_FACTS
-        of_joint = pairs + JOINT_FACTS + filters * (VOXEL_FACTS + FITS + CUMULANTS)
+        of_joint = pairs + JOINT_FACTS + filters * (VOXEL_FACTS + ALL_FITS + CUMULANTS)
         if shape.decay:
             of_joint = filters * DECAY
         else:

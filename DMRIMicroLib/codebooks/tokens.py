@@ -19,7 +19,8 @@ from torch import Tensor
 from ..acquisition import Acquisition
 from ..physics.compartments import axial_kernel
 from ..physics.sh import sh_basis
-from .fits import linear_fits
+from .fits import FITS, linear_fits
+from .shrunk import SHRUNK, shrunk
 
 ORDER = 4
 """Of the SH series: 1 + 5 + 9 coefficients."""
@@ -37,6 +38,7 @@ the root mean square over m."""
 MEAN_SD = 0.3
 """Of a spherical mean around that of usual tissue, relative to b = 0."""
 
+ALL_FITS = FITS + SHRUNK
 SHELL_FACTS = 7
 JOINT_FACTS = 7
 VOXEL_FACTS = 2
@@ -64,8 +66,8 @@ class Tokens(NamedTuple):
     joint_facts : (7,) tensor
         Log number of volumes, of b0 volumes, resolution of degrees 2 and 4, log SNR, and which of
         the linear fits there are.
-    fits : (7, x, y) tensor
-        What linear fits say, see `fits.linear_fits`.
+    fits : (21, x, y) tensor
+        What linear fits say, see `fits.linear_fits`, and what they say with a prior, `shrunk`.
     voxel_facts : (2, x, y) tensor
         Log of b0 relative to its median, log of noise relative to b0.
     mask : (x, y) bool tensor
@@ -126,7 +128,7 @@ def tokens(
         joint=joint,
         shell_facts=torch.stack([a[1] for a in alone]).to(signal),
         joint_facts=torch.cat([joint_facts.to(signal), fitted]),
-        fits=values,
+        fits=torch.cat([values, shrunk(ratio, mask, acquisition, 1 / snr)]),
         voxel_facts=torch.stack([log_b0, relative.log() / 3]) * mask,
         mask=mask,
     )
