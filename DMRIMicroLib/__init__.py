@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from . import tracts  # a package and a verb; it imports nothing until it is called
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .maps import Map, MapSet
     from .report import write_report
     from .scan import Scan
+    from .tracts.seeds import seeds
 
 # Imported on first use: Slicer loads the module before torch, nibabel and dipy are installed.
 _HOME = {
@@ -38,6 +40,7 @@ _HOME = {
     "MapSet": ".maps",
     "write_report": ".report",
     "Scan": ".scan",
+    "seeds": ".tracts.seeds",
 }
 
 __all__ = [
@@ -53,6 +56,8 @@ __all__ = [
     "codebook",
     "fit",
     "load",
+    "seeds",
+    "tracts",
     "write_report",
 ]
 

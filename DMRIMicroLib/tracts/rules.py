@@ -75,8 +75,9 @@ class Layers(Mapping[str, NDArray]):
                     "Fit with --uncertainty (uncertainty=True), or leave it out.",
                 )
             return deviation
-        close = difflib.get_close_matches(name, list(self), n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        known = {there.lower(): there for there in self}
+        close = difflib.get_close_matches(name.lower(), list(known), n=1)
+        hint = f" Did you mean {known[close[0]]}?" if close else ""
         raise InputError(f"there is no map {name!r}", f"There are {', '.join(self)}.{hint}")
 
     def __iter__(self) -> Iterator[str]:
