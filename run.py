@@ -19,6 +19,7 @@ INPUTS = [
     "constraints.txt",
     "requirements-host.txt",
     "requirements-train.txt",
+    "requirements-cohort.txt",
     "DMRIMicro/Resources/requirements.txt",
     "Testing/requirements.txt",
 ]

@@ -37,6 +37,7 @@ from .arguments import (
 )
 from .cli_anatomy import anatomy
 from .cli_codebook import adapt, codebook
+from .cli_cohort import cohort
 from .cli_simulate import simulate
 from .cli_train import train
 from .errors import Cancelled, DMRIMicroError, InputError
@@ -258,6 +259,7 @@ def demo(
 app.command()(codebook)
 app.command()(adapt)
 app.command()(simulate)
+app.command()(cohort)
 app.add_typer(anatomy, name="anatomy")
 app.add_typer(train, name="train")
 

@@ -1,0 +1,7 @@
+"""Cohorts: maps of every scan of a data set, on one machine or on a cluster.
+
+`dataset` finds the scans; `jobs` says what is to be made of one, and `state` whether it is done;
+`work` does it; `derivatives` names and writes what BIDS calls derivatives; `cluster` opens Dask
+where there is one, and `run` hands the jobs out; `group`, `rois` and `overview` look at all scans
+together. Dask is imported by `cluster` and `run` alone, when they are used.
+"""
