@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..files import staged
+from .processes import DDP, Crew, launched
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
@@ -45,6 +46,11 @@ class Training:
     accelerator : str
     save_every : int
         Steps between checkpoints.
+    devices, nodes : int
+        Processes of each node, and nodes; 0: as torchrun or srun started them. All together work on
+        the `batch` examples of a step.
+    strategy : str
+        Lightning's name of how several processes work together.
     """
 
     steps: int = 2000
@@ -57,6 +63,9 @@ class Training:
     precision: str = "32-true"
     accelerator: str = "cpu"
     save_every: int = 100
+    devices: int = 0
+    nodes: int = 0
+    strategy: str = DDP
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step."""
@@ -80,7 +89,8 @@ def train(
     ----------
     network : nn.Module
     examples : callable
-        From the number of the first example that is wanted to an endless iterator.
+        From the number of the first example that is wanted to an endless iterator; for several
+        processes better also from ``step``, the distance to the next.
     loss : callable
         From network, example and step to the loss and what the log should say.
     training : Training
@@ -94,24 +104,27 @@ def train(
     nn.Module
         With the averaged weights.
     """
-    fabric = Fabric(accelerator=training.accelerator, devices=1, precision=training.precision)
+    crew = _crew(training)
+    fabric, share = crew.fabric, training.batch // crew.world
     folder.mkdir(parents=True, exist_ok=True)
     optimiser = torch.optim.AdamW(network.parameters(), training.rate, weight_decay=training.decay)
     model, optimiser = fabric.setup(network, optimiser)
     mean = {name: value.detach().clone() for name, value in network.state_dict().items()}
     first = _resume(folder, network, optimiser, mean, training)
-    stream, began = examples(first * training.batch), time.monotonic()
+    stream, began = crew.own(examples, first * training.batch), time.monotonic()
     totals: dict[str, float] = {}
     for step in range(first, training.steps):
-        if cancelled():
+        if crew.any(cancelled()):
             break
         for group in optimiser.param_groups:
             group["lr"] = training.rate_at(step)
-        for _ in range(training.batch):
-            value, told = loss(model, next(stream), step)
-            fabric.backward(value / training.batch)
+        for _ in range(share):
+            with fabric.no_backward_sync(model, enabled=crew.world > 1):
+                value, told = loss(model, next(stream), step)
+                fabric.backward(value / share)
             for key, number in told.items():
-                totals[key] = totals.get(key, 0.0) + number / training.batch
+                totals[key] = totals.get(key, 0.0) + number / share
+        crew.average_gradients(network.parameters())
         norm = fabric.clip_gradients(
             model, optimiser, max_norm=training.clip, error_if_nonfinite=False
         )
@@ -123,13 +136,31 @@ def train(
             mean[name].lerp_(now.detach().to(mean[name]), 1 - keep)
         if (step + 1) % training.save_every == 0 or step + 1 == training.steps:
             since = (step + 1 - first) % training.save_every or training.save_every
-            said = {key: value / since for key, value in totals.items()}
-            _log(folder / LOG, step + 1, time.monotonic() - began, said)
-            _save(folder, step + 1, network, optimiser, mean, training)
+            said = crew.average({key: value / since for key, value in totals.items()})
+            if crew.leads:
+                _log(folder / LOG, step + 1, time.monotonic() - began, said)
+                _save(folder, step + 1, network, optimiser, mean, training)
+            fabric.barrier()  # none may look for a checkpoint that is not there yet
             totals = {}
-        progress((step + 1) / training.steps, f"Training: step {step + 1} of {training.steps}")
+        if crew.leads:
+            progress((step + 1) / training.steps, f"Training: step {step + 1} of {training.steps}")
     network.load_state_dict(mean)
     return network
+
+
+def _crew(training: Training) -> Crew:
+    """Start the processes that the training is for; one, unless torchrun or srun started more."""
+    local, nodes = launched()
+    devices, nodes = training.devices or local, training.nodes or nodes
+    several = {"strategy": training.strategy} if devices * nodes > 1 else {}
+    fabric = Fabric(
+        accelerator=training.accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        precision=training.precision,  # type: ignore[arg-type]
+        **several,
+    )
+    return Crew.of(fabric, training.batch)
 
 
 def _save(folder: Path, step: int, network, optimiser, mean: dict, training: Training) -> None:
