@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .maps import Map, MapSet
     from .report import write_report
     from .scan import Scan
+    from .tracts.connectome import connectome
+    from .tracts.planning import planning
+    from .tracts.profile import profile
     from .tracts.seeds import seeds
 
 # Imported on first use: Slicer loads the module before torch, nibabel and dipy are installed.
@@ -34,10 +37,13 @@ _HOME = {
     "NotIdentifiable": ".errors",
     "adapt": ".codebooks.adapt",
     "codebook": ".codebooks.estimate",
+    "connectome": ".tracts.connectome",
     "fit": ".fitting",
     "load": ".io",
     "Map": ".maps",
     "MapSet": ".maps",
+    "planning": ".tracts.planning",
+    "profile": ".tracts.profile",
     "write_report": ".report",
     "Scan": ".scan",
     "seeds": ".tracts.seeds",
@@ -54,8 +60,11 @@ __all__ = [
     "__version__",
     "adapt",
     "codebook",
+    "connectome",
     "fit",
     "load",
+    "planning",
+    "profile",
     "seeds",
     "tracts",
     "write_report",

@@ -39,6 +39,7 @@ from .cli_anatomy import anatomy
 from .cli_codebook import adapt, codebook
 from .cli_cohort import cohort
 from .cli_simulate import simulate
+from .cli_tracts import connectome, planning, profile, seeds, tracts
 from .cli_train import train
 from .errors import Cancelled, DMRIMicroError, InputError
 from .index import check_folder
@@ -259,6 +260,8 @@ def demo(
 app.command()(codebook)
 app.command()(adapt)
 app.command()(simulate)
+for command in (seeds, tracts, profile, connectome, planning):
+    app.command()(command)
 app.command()(cohort)
 app.add_typer(anatomy, name="anatomy")
 app.add_typer(train, name="train")

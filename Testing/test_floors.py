@@ -25,7 +25,7 @@ FLOORS = [
     {"cohort"},
     {"terminal", "arguments"},
     {"arguments"},
-    {"cli_anatomy", "cli_codebook", "cli_cohort", "cli_simulate", "cli_train"},
+    {"cli_anatomy", "cli_codebook", "cli_cohort", "cli_simulate", "cli_tracts", "cli_train"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -28,7 +28,8 @@ NO_GRID = (np.eye(4), (1, 1, 1))
 def save(lines: Tractogram, file: str | Path, *, overwrite: bool = False) -> Path:
     """Write streamlines, in RAS millimetres, and ``NAME.json`` beside; return the path.
 
-    Both are staged and renamed, so that a failure leaves an earlier file as it was.
+    Both are staged and renamed, so that a failure leaves an earlier file as it was. Values of whole
+    lines go into .trx and .trk alone.
 
     Raises
     ------
@@ -37,9 +38,7 @@ def save(lines: Tractogram, file: str | Path, *, overwrite: bool = False) -> Pat
         already and `overwrite` is off, or it cannot be written.
     """
     file = Path(file)
-    write = _of_format(file, WRITERS)
-    if file.exists() and not overwrite:
-        raise InputError("is there already", "Name another, or overwrite it.", file=file)
+    write = check_name(file, overwrite=overwrite)
     _check_fits(lines, file)
     told = {"format": "DMRIMicro streamlines", "streamlines": len(lines)}
     told |= {"space": "RAS world coordinates, mm", "values_per_point": list(lines.per_point)}
@@ -50,6 +49,14 @@ def save(lines: Tractogram, file: str | Path, *, overwrite: bool = False) -> Pat
         text = json.dumps(told, indent=2, ensure_ascii=False)
         (stage / sidecar(file).name).write_text(text + "\n", encoding="utf-8")
     return file
+
+
+def check_name(file: Path, *, overwrite: bool = False) -> Callable:
+    """Return what writes a file of this name, or refuse the name before the work."""
+    write = _of_format(file, WRITERS)
+    if file.exists() and not overwrite:
+        raise InputError("is there already", "Name another, or overwrite it.", file=file)
+    return write
 
 
 def load(file: str | Path) -> Tractogram:

@@ -20,6 +20,9 @@ from .rules import SD, Layers
 if TYPE_CHECKING:
     from pathlib import Path
 
+HALF = 0.5
+"""Share of the interpolation's weight that voxels with an answer must have."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tractogram(Sequence[NDArray[np.float32]]):
@@ -65,6 +68,12 @@ class Tractogram(Sequence[NDArray[np.float32]]):
             return self.streamlines[int(index)]
         return self.only(np.arange(len(self))[index])
 
+    @property
+    def points(self) -> NDArray[np.float64]:
+        """Points of all lines in turn: (n, 3)."""
+        some = [np.empty((0, 3)), *self.streamlines]
+        return np.concatenate(some).astype(np.float64)
+
     @cached_property
     def lengths(self) -> NDArray[np.float64]:
         """Length of each line [mm]."""
@@ -100,17 +109,23 @@ class Tractogram(Sequence[NDArray[np.float32]]):
         files: Mapping[str, str | Path] | None = None,
         uncertainty: bool = True,
     ) -> Tractogram:
-        """Return the lines with the values of maps at their points, linearly interpolated.
+        """Return the lines with the values of maps at their points, see `values_at`.
 
         With `uncertainty`, the standard deviation of each map that has one comes along as
-        ``NAME_sd``. Beyond the grid, the values are 0, as the maps are outside their mask.
+        ``NAME_sd``. Where the maps have no answer, the values are 0, as in the maps.
         """
         layers = Layers(maps, files or {})
         wanted = list(names)
         if uncertainty:
             wanted += [n + SD for n in names if n + SD in set(layers)]
-        values = {name: self._sampled(layers[name], maps.affine) for name in wanted}
-        return replace(self, per_point=self.per_point | values)
+        points = self.points
+        cuts = np.cumsum([len(line) for line in self.streamlines])[:-1]
+
+        def sequence(name: str) -> ArraySequence:
+            values = np.nan_to_num(values_at(layers[name], maps, points)).astype(np.float32)
+            return ArraySequence(np.split(values[:, None], cuts) if len(self) else [])
+
+        return replace(self, per_point=self.per_point | {name: sequence(name) for name in wanted})
 
     def visits(
         self, shape: tuple[int, ...] | None = None, affine: NDArray | None = None
@@ -140,13 +155,28 @@ class Tractogram(Sequence[NDArray[np.float32]]):
 
         return load(file)
 
-    def _sampled(self, data: NDArray, affine: NDArray) -> ArraySequence:
-        if not len(self):
-            return ArraySequence([])
-        lengths = [len(line) for line in self.streamlines]
-        points = np.concatenate(list(self.streamlines)).astype(np.float64)
-        values = sample(Image(np.asarray(data, dtype=np.float32), affine), points)
-        return ArraySequence(np.split(values[:, None], np.cumsum(lengths)[:-1]))
+
+def values_at(data: NDArray, maps: MapSet, points: NDArray) -> NDArray[np.float64]:
+    """Interpolate a map linearly among the voxels that have an answer.
+
+    Parameters
+    ----------
+    data : (x, y, z) array
+        On the grid of `maps`.
+    maps : MapSet
+        Gives the mask and the affine.
+    points : (..., 3) array
+        RAS millimetres.
+
+    Returns
+    -------
+    (...) array
+        NaN where less than half of the weight lies on voxels with an answer.
+    """
+    known = maps.mask & np.isfinite(data)
+    both = np.stack([np.where(known, data, 0), known])
+    total, weight = sample(Image(both, maps.affine), points).astype(np.float64)
+    return np.where(weight >= HALF, total / np.maximum(weight, HALF), np.nan)
 
 
 def _picked(lines: ArraySequence, which: NDArray) -> ArraySequence:
