@@ -226,13 +226,53 @@ def _observe(
     return Observation(signal, mask, grid, acquisition, sigma * level, level)
 
 
+def measure(
+    images: Callable[[Acquisition], Tensor],
+    shape: tuple[int, int, int],
+    acquisition: Acquisition,
+    scanner: Scanner,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Put images, noise-free and as sharp as this scanner sees them, through the rest of it.
+
+    Parameters
+    ----------
+    images : callable
+        From what the gradients really do to (m, x, y, z) signals, relative to relaxed water.
+    shape : (int, int, int)
+    acquisition, scanner, generator
+        As of `observe`; heads do not move.
+
+    Returns
+    -------
+    (m, x, y, z) and (x, y, z) tensor
+        Signal and standard deviation of its noise.
+    """
+    drawn = _draw(acquisition, scanner, generator)
+    clean = images(drawn.played)
+    sigma = artefacts.noise_profile(scanner.noise_profile, shape, clean)
+    sigma = sigma / water_snr(scanner.field, scanner.voxel, scanner.sensitivity)
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    grid = Grid(torch.eye(4, dtype=torch.float64), shape)
+    chain = _Chain(scanner, grid, drawn, sigma, seed, sharp=False)
+    parts = torch.arange(len(acquisition)).split(BLOCK)
+    return torch.cat([chain(clean[part], part) for part in parts]), sigma
+
+
 class _Chain:
     """What happens to the images of a few volumes on their way out of a scanner."""
 
     def __init__(
-        self, scanner: Scanner, grid: Grid, drawn: _Drawn, sigma: Tensor, seed: int
+        self,
+        scanner: Scanner,
+        grid: Grid,
+        drawn: _Drawn,
+        sigma: Tensor,
+        seed: int,
+        sharp: bool = True,
     ) -> None:
         self.scanner, self.grid, self.drawn = scanner, grid, drawn
+        self.blur = sharp and scanner.ringing
         self.sigma, self.seed = sigma, seed
         transmit = artefacts.transmit_field(scanner.transmit, grid.shape, sigma)
         self.factor = transmit * artefacts.bias_field(drawn.bias, grid.shape, sigma)
@@ -244,7 +284,7 @@ class _Chain:
         if scanner.eddy:
             finer = images.shape[1 + scanner.phase] / self.grid.shape[scanner.phase]
             images = unsteady.distort(images, drawn.eddy, numbers, scanner.phase, finer)
-        if scanner.ringing:
+        if self.blur:
             images = artefacts.through_k_space(
                 images,
                 self.grid.shape[:2],

@@ -12,8 +12,7 @@ from .tokens import Tokens
 def decay_of(tokens: Tokens, *, one_shell: bool = False) -> tuple[Tensor, Tensor]:
     """Fit S(b) = alpha exp(-beta b) + gamma to the spherical means of a slice, b = 0 included.
 
-    Means come as the tokens have them, corrected for directions that are not evenly spread, and
-    times the b0 image relative to its median: in one unit for all voxels.
+    Means are times the b0 image relative to its median: in one unit for all voxels.
 
     Parameters
     ----------
@@ -30,7 +29,7 @@ def decay_of(tokens: Tokens, *, one_shell: bool = False) -> tuple[Tensor, Tensor
     """
     bright = tokens.voxel_facts[0].exp()
     means = torch.cat([bright[None], tokens.mean * bright])[:, tokens.mask]
-    b = torch.cat([tokens.shell_facts.new_zeros(1), tokens.shell_facts[:, 0]])
+    b = torch.cat([tokens.b.new_zeros(1), tokens.b])
     if one_shell and _distinct(b) < 3:
         found, usable = _one_shell(means, b)
     else:

@@ -15,7 +15,6 @@ from ..acquisition import Acquisition
 from ..physics.compartments import axial_kernel, ball, sphere
 from ..physics.sh import sh_basis
 from ..physics.tissue import D_FREE, D_SOMA, SOMA_ADC
-from .tokens import DEGREES, ORDER
 
 SPHERES = 6
 """Kernels that are spheres; one more is free water, one still water, all others are zeppelins."""
@@ -25,6 +24,11 @@ D_RANGE = (0.05, 3.0)
 
 RADII = (3.0, 12.0)
 """Radii of spheres [um]."""
+
+
+ORDER = 4
+DEGREES = (1, 5, 9)
+"""Of fibre distributions: numbers of degrees 0, 2 and 4."""
 
 
 class Kernels(nn.Module):

@@ -1,11 +1,15 @@
 """The codebook network: from a slice of any protocol to kernel weights, metrics and fibres.
 
-Noise is averaged before anything is squared. A few filters smooth the SH coefficients over
-neighbours, all orders m of a degree alike; only then rotation invariants are taken: the inner
-products, over m, of all pairs of filtered series. Of one filter's they are the RISH features, of a
-voxel with its neighbours they have no bias from noise. What follows sees invariants only, so maps
-do not depend on how the head or the gradients were turned; fibre orientations come out as filtered
-coefficients times gates made of invariants.
+The network does not answer, it says what answer is likely: for every voxel a Gaussian over the
+signal space (`signals.space`), from the voxel and what surrounds it. The voxel's own signals then
+have the last word (`posterior`), so that dense data are told as they are and sparse data are told
+as far as they go. Metrics are read off the posterior by what does not depend on the protocol.
+
+Noise is averaged before anything is squared: filters smooth the numbers of the space over
+neighbours, all orders m of a degree alike, and only then rotation invariants are taken, the inner
+products over m of all pairs of filtered series. The trunk sees invariants only, and a degree's
+prior mean is a sum of filtered series with gates made of invariants: maps do not depend on how the
+head or the gradients were turned.
 """
 
 from __future__ import annotations
@@ -19,28 +23,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cumulants import DARKEST, powder_cumulants
 from .decay import decay_of
 from .demic import DECAY
+from .invariants import INVARIANTS, invariants, products
 from .kernels import Kernels
 from .mamba import Mamba2d
-from .tokens import ALL_FITS, DEGREES, JOINT_FACTS, SHELL_FACTS, VOXEL_FACTS, Tokens
+from .tokens import FACTS, Tokens
 
 WIDTHS = (0.0, 0.9, 1.8)
 """Of the Gaussians that filters start from [voxels]; 0 is the voxel by itself and stays so. The
 others start without the voxel in the middle: their noise is not that of the voxel."""
 
-TINY = 1e-4
-"""Keeps the root of an invariant differentiable at 0."""
+RANKS = (3, 2, 1)
+"""Components of degrees 0, 2 and 4 of the space."""
 
-CUMULANTS = 2
-"""Of the spherical means, see `powder_cumulants`."""
-
-TRUST = 1.0
-"""Logit of the share that an untrained network leaves to what linear maps say."""
+GROUPS = sum(RANKS)
 
 LOG_SD = (-4.0, 1.5)
 """Range of the logarithm of a predicted standard deviation, in units of a metric's spread."""
+
+LOG_PRIOR = (-6.0, 3.0)
+"""Range of the logarithm of the prior's variance, in units of the population's."""
 
 
 @dataclass(frozen=True)
@@ -55,27 +58,58 @@ class Shape:
         Channels of a voxel before it knows its neighbours.
     widths : (int, int, int)
         Channels at full, half and quarter resolution.
+    head : int
+        Channels between posterior and metrics.
     reach : int
-        Edge of the filters on SH coefficients [voxels], odd.
+        Edge of the filters [voxels], odd.
     mamba, cnn, physical : bool
         Without them: ablations.
     decay : bool
         An ablation: alpha, beta and gamma of the spherical means (`decay.decay_of`) are all that
-        is seen of a voxel.
+        the trunk sees of a voxel.
     state : int
         States of a channel in the selective scan.
     """
 
     metrics: tuple[str, ...]
     kernels: int = 64
-    encoder: int = 96
+    encoder: int = 64
     widths: tuple[int, int, int] = (64, 96, 128)
+    head: int = 128
     reach: int = 7
     mamba: bool = True
     cnn: bool = True
     physical: bool = True
     state: int = 8
     decay: bool = False
+
+
+class Prior(NamedTuple):
+    """What a network expects of the n voxels of a mask, in C order.
+
+    Attributes
+    ----------
+    mean : (n, c) tensor
+    variance : (n, groups) tensor
+        Of each component.
+    features : (n, f) tensor
+    """
+
+    mean: Tensor
+    variance: Tensor
+    features: Tensor
+
+
+class Posterior(NamedTuple):
+    """What prior and data say together.
+
+    Attributes
+    ----------
+    mean, variance : (n, c) tensor
+    """
+
+    mean: Tensor
+    variance: Tensor
 
 
 class Prediction(NamedTuple):
@@ -90,7 +124,11 @@ class Prediction(NamedTuple):
     odf : (n, 14) tensor
         p_lm of degrees 2 and 4, in the slice's frame.
     features : (n, f) tensor
-        What the heads see beside the weights.
+        What the metrics are made of, beside the weights.
+    space : (n, c) tensor
+        Mean of the posterior.
+    variance : (n, c) tensor
+        Of the posterior.
     """
 
     mean: Tensor
@@ -98,6 +136,8 @@ class Prediction(NamedTuple):
     weights: Tensor
     odf: Tensor
     features: Tensor
+    space: Tensor
+    variance: Tensor
 
 
 class Filters(nn.Module):
@@ -112,13 +152,13 @@ class Filters(nn.Module):
         self.logits = nn.Parameter(logits)
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
-        """(c, x, y), (x, y) -> (c, filters, x, y); the first filter is the identity."""
+        """(c, x, y), (x, y) -> (c, filters, n); the first filter is the identity."""
         reach = self.logits.shape[-1]
         weights = self.logits.flatten(1).softmax(1).view(-1, 1, reach, reach)
         inside = mask.to(images)[None, None]
         seen = F.conv2d(inside, weights, padding=reach // 2).clamp(min=1e-3)
         smooth = F.conv2d((images * mask)[:, None], weights, padding=reach // 2) / seen
-        return torch.cat([images[:, None], smooth], 1)
+        return torch.cat([images[:, None], smooth], 1)[..., mask]
 
 
 class Standard(nn.Module):
@@ -134,7 +174,11 @@ class Standard(nn.Module):
         """Bring inputs into their units: (..., channels) -> the same."""
         if self.seen is not None:
             self.seen.append(x.detach().flatten(0, -2))
-        return (x - self.centre) / self.spread
+        return ((x - self.centre) / self.spread).clamp(-FARTHEST, FARTHEST)
+
+
+FARTHEST = 8.0
+"""Inputs further than this from the usual, in spreads, count as this far."""
 
 
 def settle(network: nn.Module, tokens: Sequence[Tokens]) -> None:
@@ -150,20 +194,6 @@ def settle(network: nn.Module, tokens: Sequence[Tokens]) -> None:
         standard.centre.copy_(seen.mean(0))
         standard.spread.copy_(seen.std(0).clamp(min=1e-3))
         standard.seen = None
-
-
-def invariants(series: Tensor) -> Tensor:
-    """Inner products of filtered series by degree: (..., 14, f, n) -> (..., f (f + 1), n).
-
-    As signed roots, so that they are of the size of coefficients.
-    """
-    f = series.shape[-2]
-    rows, columns = torch.triu_indices(f, f)
-    parts = []
-    for part in series.split(DEGREES[1:], dim=-3):
-        product = (part[..., rows, :] * part[..., columns, :]).sum(-3)
-        parts.append(torch.sign(product) * ((product.abs() + TINY**2).sqrt() - TINY))
-    return torch.cat(parts, -2)
 
 
 class Residual(nn.Module):
@@ -206,104 +236,21 @@ class MambaCNN(nn.Module):
         return self.after(x)
 
 
-class Codebook(nn.Module):
-    """Network from `Tokens` to a `Prediction`."""
+class Trunk(nn.Module):
+    """Let voxels know their neighbours: Mamba-CNN at half and quarter resolution."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.shape = shape
-        filters = len(WIDTHS)
-        pairs = filters * (filters + 1)  # of two degrees
-        self.filters = Filters(shape.reach)
-        of_shell = 2 * filters + pairs + SHELL_FACTS + VOXEL_FACTS
-        of_joint = pairs + JOINT_FACTS + filters * (VOXEL_FACTS + ALL_FITS + CUMULANTS)
-        if shape.decay:
-            of_joint = filters * DECAY
-        else:
-            self.of_shell = Standard(of_shell)
-            self.shell = _encoder(of_shell, shape.encoder)
-            self.gate = nn.Linear(of_shell, shape.encoder)
-        self.of_joint = Standard(of_joint)
-        self.joint = _encoder(of_joint, shape.encoder)
         full, half, quarter = shape.widths
-        self.enter = nn.Sequential(nn.SiLU(), nn.Linear(shape.encoder, full))
         self.at_full = nn.ModuleList([Residual(full, shape.cnn), Residual(full, shape.cnn)])
         self.down = nn.ModuleList([nn.Conv2d(full, half, 2, 2), nn.Conv2d(half, quarter, 2, 2)])
         self.at_half = nn.ModuleList([MambaCNN(half, shape), MambaCNN(half, shape)])
         self.at_quarter = nn.ModuleList([MambaCNN(quarter, shape), MambaCNN(quarter, shape)])
         self.up = nn.ModuleList([nn.Linear(quarter, half), nn.Linear(half, full)])
         self.last = Residual(full, shape.cnn)
-        self.features = nn.Sequential(nn.LayerNorm(full), nn.Linear(full, full), nn.SiLU())
-        self.kernels = Kernels(shape.kernels)
-        self.mix = nn.Linear(full, shape.kernels)
-        self.fibres = nn.Linear(full, 2 * filters)
-        self.mean = nn.Linear(full + shape.kernels, len(shape.metrics))
-        self.direct = nn.Linear(of_joint, len(shape.metrics))
-        self.trust = nn.Linear(full, len(shape.metrics))
-        nn.init.zeros_(self.mean.weight)
-        nn.init.constant_(self.trust.bias, TRUST)
-        self.log_sd = nn.Linear(full, len(shape.metrics))
 
-    def arguments(self) -> dict:
-        """Return what builds the same network."""
-        return asdict(self.shape)
-
-    def forward(self, tokens: Tokens) -> Prediction:
-        """Predict a slice."""
-        mask = tokens.mask
-        series = torch.cat([tokens.series, tokens.joint[None]])
-        smooth = self._smooth(series.flatten(0, 1), mask).unflatten(0, (-1, 14))
-        voxels, joint_facts = self._encode(tokens, smooth)
-        image = voxels.new_zeros(mask.numel(), voxels.shape[1])
-        image = image.index_copy(0, mask.flatten().nonzero()[:, 0], voxels)
-        image = self._trunk(image.unflatten(0, mask.shape)[None])
-        features = self.features(image[0][mask])
-        weights = self.mix(features).softmax(-1)
-        gates = self.fibres(features).unflatten(1, (2, -1))
-        joint = smooth[-1].permute(2, 0, 1)  # (n, 14, filters)
-        odf = torch.cat(
-            [
-                torch.einsum("ncf,nf->nc", part, gates[:, k])
-                for k, part in enumerate(joint.split(DEGREES[1:], 1))
-            ],
-            1,
-        )
-        book = weights * self.shape.kernels**0.5
-        mean = self.mean(torch.cat([features, book if self.shape.physical else 0 * book], 1))
-        # where the data are good the fits are right, and are to be passed on as they are
-        mean = torch.lerp(mean, self.direct(joint_facts), torch.sigmoid(self.trust(features)))
-        low, high = LOG_SD
-        log_sd = low + (high - low) * torch.sigmoid(self.log_sd(features))
-        return Prediction(mean, log_sd, weights, odf, features)
-
-    def _smooth(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Filter images and take the n voxels: (c, x, y) -> (c, filters, n)."""
-        return self.filters(images, mask).flatten(2)[..., mask.flatten()]
-
-    def _encode(self, tokens: Tokens, smooth: Tensor) -> tuple[Tensor, Tensor]:
-        """Pool what each voxel's shells say: (n, full), and what is said of all of them, (n, k)."""
-        mask, n = tokens.mask, smooth.shape[-1]
-        if self.shape.decay:
-            abg, _ = decay_of(tokens, one_shell=True)
-            joint = self.of_joint(self._smooth(abg, mask).flatten(0, 1).T)
-            return self.enter(self.joint(joint)), joint
-        facts = self._smooth(tokens.voxel_facts, mask)  # (2, f, n)
-        means = self._smooth(tokens.mean, mask)  # (s, f, n)
-        same = invariants(smooth)  # (s + 1, pairs, n)
-        shells, b = len(means), tokens.shell_facts[:, 0]
-        decay = -means.clamp(min=DARKEST).log() / b[:, None, None]
-        told = tokens.shell_facts[:, :, None].expand(-1, -1, n)
-        own = facts[:, 0].expand(shells, -1, -1)
-        shell = self.of_shell(torch.cat([means, decay, same[:-1], told, own], 1).mT)
-        pooled = (self.shell(shell) * torch.sigmoid(self.gate(shell))).sum(0) / math.sqrt(shells)
-        about = tokens.joint_facts[:, None].expand(-1, n)
-        fits = self._smooth(tokens.fits, mask).flatten(0, 1)
-        powder = powder_cumulants(means, b).flatten(0, 1)
-        joint = self.of_joint(torch.cat([same[-1], about, facts.flatten(0, 1), fits, powder]).T)
-        return self.enter(pooled + self.joint(joint)), joint
-
-    def _trunk(self, x: Tensor) -> Tensor:
-        """Let voxels know their neighbours: (1, x, y, full) -> the same."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, x, y, full) -> the same."""
         rows, columns = x.shape[1:3]
         x = F.pad(x, (0, 0, 0, -columns % 4, 0, -rows % 4))
         for block in self.at_full:
@@ -319,9 +266,164 @@ class Codebook(nn.Module):
         return self.last(x)[:, :rows, :columns]
 
 
-def _encoder(inputs: int, width: int) -> nn.Sequential:
+class Codebook(nn.Module):
+    """Network from `Tokens` to a `Prediction`."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        filters, (zeroth, second, fourth) = len(WIDTHS), RANKS
+        pairs = sum(k * (k + 1) // 2 for k in (filters * second, filters * fourth))
+        inputs = filters * DECAY if shape.decay else filters * (zeroth + 2) + pairs
+        inputs += GROUPS + FACTS
+        full = shape.widths[0]
+        self.filters = Filters(shape.reach)
+        self.inputs = Standard(inputs)
+        self.encoder = _encoder(inputs, shape.encoder, full)
+        self.trunk = Trunk(shape)
+        self.features = nn.Sequential(nn.LayerNorm(full), nn.Linear(full, full), nn.SiLU())
+        gates = [zeroth * (filters * zeroth + 1), second * filters * second, fourth**2 * filters]
+        self.gates = nn.Linear(full, sum(gates))
+        self.sizes = gates
+        self.spread = nn.Linear(full, GROUPS)
+        self.told = Standard(INVARIANTS + GROUPS)
+        self.head = _encoder(INVARIANTS + GROUPS, shape.head, shape.head)
+        self.kernels = Kernels(shape.kernels)
+        self.mix = nn.Linear(shape.head, shape.kernels)
+        self.fibres = nn.Linear(shape.head, second + fourth)
+        self.mean = nn.Linear(shape.head + shape.kernels, len(shape.metrics))
+        self.log_sd = nn.Linear(shape.head + full, len(shape.metrics))
+        self._begin()
+
+    def _begin(self) -> None:
+        """Let every prior mean begin as the mean over neighbours, and the variance as a tenth."""
+        nn.init.zeros_(self.gates.weight)
+        filters, (zeroth, second, fourth) = len(WIDTHS), RANKS
+        zero = torch.zeros(zeroth, zeroth * filters + 1)
+        two, four = torch.zeros(second, second * filters), torch.zeros(fourth, fourth * filters)
+        for part in (zero, two, four):
+            for k in range(len(part)):
+                part[k, k * filters + 1] = 1.0  # the filter next to the identity
+        with torch.no_grad():
+            self.gates.bias.copy_(torch.cat([zero.flatten(), two.flatten(), four.flatten()]))
+            self.spread.bias.fill_(math.log(0.1))
+        nn.init.zeros_(self.spread.weight)
+
+    def arguments(self) -> dict:
+        """Return what builds the same network."""
+        return asdict(self.shape)
+
+    def forward(self, tokens: Tokens) -> Prediction:
+        """Predict a slice."""
+        prior = self.prior(tokens)
+        evidence = tokens.matrix, tokens.vector.T, tokens.noise
+        return self.tell(posterior(prior.mean, prior.variance[:, GROUP], *evidence), prior.features)
+
+    def prior(self, tokens: Tokens) -> Prior:
+        """Say what to expect of every voxel."""
+        mask = tokens.mask
+        smooth = self.filters(tokens.start, mask)  # (c, f, n)
+        zero, two, four = _series(smooth)  # (3, f, n), (2, f, 5, n), (1, f, 9, n)
+        features = self.features(self.trunk(self._encode(tokens, zero, two, four))[0][mask])
+        gates = self.gates(features).split(self.sizes, 1)
+        n = len(features)
+        ones = torch.ones_like(zero[:1, 0])
+        means = torch.einsum(
+            "nkj,jn->nk", gates[0].view(n, RANKS[0], -1), torch.cat([zero.flatten(0, 1), ones])
+        )
+        parts = [means]
+        for gate, series in zip(gates[1:], (two, four), strict=True):
+            rank = series.shape[0]
+            own = torch.einsum("nkj,jmn->nkm", gate.view(n, rank, -1), series.flatten(0, 1))
+            parts.append(own.flatten(1))
+        low, high = LOG_PRIOR
+        log = self.spread(features).clamp(low, high)
+        return Prior(torch.cat(parts, 1), log.exp(), features)
+
+    def _encode(self, tokens: Tokens, zero: Tensor, two: Tensor, four: Tensor) -> Tensor:
+        """Put the voxels' inputs on the grid, encoded: (1, x, y, full)."""
+        mask, n = tokens.mask, zero.shape[-1]
+        told = tokens.facts[:, None].expand(-1, n)
+        if self.shape.decay:
+            abg, _ = decay_of(tokens, one_shell=True)
+            seen = [self.filters(abg, mask).flatten(0, 1)]
+        else:
+            facts = self.filters(tokens.voxel_facts, mask).flatten(0, 1)
+            same = [products(part.flatten(0, 1)) for part in (two, four)]
+            seen = [zero.flatten(0, 1), facts, *same]
+        voxels = self.encoder(self.inputs(torch.cat([*seen, told]).T))
+        image = voxels.new_zeros(mask.numel(), voxels.shape[1])
+        image = image.index_copy(0, mask.flatten().nonzero()[:, 0], voxels)
+        return image.unflatten(0, mask.shape)[None]
+
+    def tell(self, found: Posterior, features: Tensor) -> Prediction:
+        """Read metrics, kernels and fibres off the posterior: (n, c), (n, f)."""
+        left = torch.stack([found.variance[:, GROUP == k].mean(1) for k in range(GROUPS)], 1)
+        seen = torch.cat([invariants(found.mean), left.clamp(min=1e-6).log()], 1)
+        hidden = F.silu(self.head(self.told(seen)))
+        weights = self.mix(hidden).softmax(-1)
+        book = weights * self.shape.kernels**0.5
+        mean = self.mean(torch.cat([hidden, book if self.shape.physical else 0 * book], 1))
+        low, high = LOG_SD
+        log_sd = low + (high - low) * torch.sigmoid(self.log_sd(torch.cat([hidden, features], 1)))
+        _, two, four = _series(found.mean.T[:, None])
+        gates = self.fibres(hidden)
+        odf = torch.cat(
+            [
+                torch.einsum("nk,kmn->nm", gates[:, : RANKS[1]], two[:, 0]),
+                torch.einsum("nk,kmn->nm", gates[:, RANKS[1] :], four[:, 0]),
+            ],
+            1,
+        )
+        return Prediction(mean, log_sd, weights, odf, hidden, found.mean, found.variance)
+
+
+GROUP = torch.repeat_interleave(
+    torch.arange(GROUPS), torch.tensor([1] * RANKS[0] + [5] * RANKS[1] + [9] * RANKS[2])
+)
+"""Component of each number, see `Space.groups`."""
+
+
+def posterior(
+    mean: Tensor, variance: Tensor, matrix: Tensor, vector: Tensor, noise: Tensor
+) -> Posterior:
+    """Multiply a Gaussian prior with the likelihood of the data.
+
+    Parameters
+    ----------
+    mean, variance : (n, c) tensor
+        Of the prior.
+    matrix, vector, noise : (c, c), (n, c), (n,) tensor
+        See `signals.evidence.Evidence`.
+    """
+    root = variance.sqrt()
+    weight = 1 / noise.square()
+    # in units of the prior's standard deviation: the smallest eigenvalue is 1
+    precision = root[:, :, None] * (weight[:, None, None] * matrix) * root[:, None]
+    precision = precision + torch.eye(len(matrix)).to(matrix)
+    factor = torch.linalg.cholesky(precision)
+    told = root * weight[:, None] * (vector - mean @ matrix)
+    step = torch.cholesky_solve(told[..., None], factor)[..., 0]
+    inverse = torch.linalg.solve_triangular(
+        factor, torch.eye(len(matrix)).to(matrix).expand_as(factor), upper=False
+    )
+    return Posterior(mean + root * step, variance * inverse.square().sum(1))
+
+
+def _series(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers by degree: (c, f, n) -> (3, f, n), (2, f, 5, n), (1, f, 9, n)."""
+    zeroth, second, fourth = RANKS
+    zero, two, four = numbers.split([zeroth, 5 * second, 9 * fourth])
+    return (
+        zero,
+        two.unflatten(0, (second, 5)).transpose(1, 2),
+        four.unflatten(0, (fourth, 9)).transpose(1, 2),
+    )
+
+
+def _encoder(inputs: int, width: int, out: int) -> nn.Sequential:
     layers = [nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
-    return nn.Sequential(*layers, nn.Linear(width, width))
+    return nn.Sequential(*layers, nn.Linear(width, out))
 
 
 def _convolved(convolution: nn.Conv2d, x: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from ..errors import Cancelled, InputError
 from ..fitting.threads import in_threads
 from ..masking import brain_mask
 from ..scan import Scan
+from ..signals.space import Space
 from ..weights import Card, load
-from .fits import fit_voxels
 from .network import Codebook, Prediction, Shape
 from .scale import Scale
 from .tokens import Tokens, tokens
@@ -48,6 +48,11 @@ class Loaded:
     scale: Scale
     calibration: Tensor
     card: Card
+
+    @property
+    def space(self) -> Space:
+        """The signal space of the network."""
+        return Space.read(self.card.data["space"])
 
 
 def open_codebook(name: str | Path = WEIGHTS) -> Loaded:
@@ -101,7 +106,7 @@ def predictions(
     if not usable.any():
         what = "no voxel of the mask has a b0 signal"
         raise InputError(what, "Check the mask.", file=scan.source)
-    run = _Run(scan, usable, loaded.network.to(device), device, keep)
+    run = _Run(scan, usable, loaded, device, keep)
     parts: list[tuple[Tensor, ...]] = []
     for k in in_threads(run, range(len(run.levels)), device):
         parts.append(run.done.pop(k))
@@ -118,15 +123,14 @@ class _Run:
         self,
         scan: Scan,
         usable: NDArray[np.bool_],
-        network: Codebook,
+        loaded: Loaded,
         device: torch.device,
         keep: Keep,
     ) -> None:
-        self.network, self.device, self.usable, self.keep = network, device, usable, keep
+        self.network, self.space = loaded.network.to(device), loaded.space
+        self.device, self.usable, self.keep = device, usable, keep
         self.acquisition = scan.acquisition
         self.signal = np.nan_to_num(scan.voxels(usable), copy=False)
-        rows = torch.from_numpy(self.signal)
-        self.fits, self.fitted = fit_voxels(rows, scan.acquisition, device)
         self.levels = np.flatnonzero(usable.any((0, 1)))
         self.first = np.argwhere(usable)[:, 2]
         edges = scan.affine[:3, :3]
@@ -145,13 +149,10 @@ class _Run:
         signal = np.zeros((*mask.shape, self.signal.shape[1]), np.float32)
         level = np.flatnonzero(self.first == z)
         signal[mask] = self.signal[level]
-        fits = torch.zeros(len(self.fits), *mask.shape)
-        fits[:, torch.from_numpy(mask)] = self.fits[:, level]
         cut = torch.from_numpy(np.ascontiguousarray(np.moveaxis(signal[box], -1, 0)))
         inside = torch.from_numpy(np.ascontiguousarray(mask[box]))
         sigma = torch.from_numpy(np.ascontiguousarray(self.sigma[:, :, z][box]))
-        told = fits[:, *box].contiguous(), self.fitted
-        seen = tokens(cut, inside, self.acquisition, sigma, self.frame, told).to(self.device)
+        seen = tokens(cut, inside, self.acquisition, sigma, self.frame, self.space).to(self.device)
         with torch.inference_mode():
             kept = self.keep(self.network(seen), seen)
         self.done[k] = tuple(v.float().cpu() for v in kept)

@@ -1,4 +1,4 @@
-"""Examples for slice networks: slices of a pool, each scanned anew by a random scanner."""
+"""Examples for slice networks: mapped slices, each scanned anew by a random scanner."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -16,12 +16,20 @@ from ..acquisition import Acquisition
 from ..brain.directions import spread
 from ..brain.machines import ScannerConfig, draw_scanner
 from ..brain.protocols import ProtocolConfig, draw_protocol
-from ..brain.scanner import Scanner, observe
+from ..brain.scanner import Scanner, measure
 from ..brain.simulate import generator_for
 from ..codebooks.tokens import Tokens, tokens
-from .pool import SCANNER, Slice, load_slice
+from ..signals.space import HIGHEST, Space
+from .mapped import Mapped, load_mapped
+from .pool import METRICS, SCANNER, Slice
 
-ASKED_B = (300.0, 3200.0)
+WHITE_FA, SOFT = 0.25, 0.05
+"""FA that parts white matter from grey, and how softly."""
+
+COARSE = 8
+"""Random fields vary over an eighth of the slice."""
+
+ASKED_B = (300.0, 3000.0)
 """Range of the b-values at which the noise-free signal is asked for [s/mm2]."""
 
 
@@ -44,6 +52,13 @@ class ExampleConfig:
         Standard deviation of the logarithm of the noise that the network is told.
     asked : (int, int)
         b-values and directions at which the noise-free signal is asked for.
+    strange : float
+        Share of examples whose tissue is not that of the simulation: every class of tissue is
+        shifted and every place varies in the signal space. They have no labels. What a network
+        expects of real tissue may be wrong by as much.
+    shift, vary, turn : float
+        Standard deviations of these shifts and variations, of the numbers of degree 0, and of the
+        logarithm of what those of higher degree are multiplied by.
     """
 
     protocol: ProtocolConfig = field(
@@ -58,6 +73,10 @@ class ExampleConfig:
     brain: float = 0.35
     doubt: float = 0.15
     asked: tuple[int, int] = (3, 10)
+    strange: float = 0.5
+    shift: float = 0.35
+    vary: float = 0.15
+    turn: float = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +88,8 @@ class Example:
     tokens : Tokens
     labels : (n, 24) tensor
     known : (n, 24) bool tensor
+    numbers : (n, c) tensor
+        Noise-free signal in the signal space.
     asked : Acquisition
         m volumes.
     signal : (n, m) tensor
@@ -80,41 +101,86 @@ class Example:
     tokens: Tokens
     labels: Tensor
     known: Tensor
+    numbers: Tensor
     asked: Acquisition
     signal: Tensor
     frame: Tensor
     acquisition: Acquisition
 
 
-def draw_example(item: Slice, generator: torch.Generator, config: ExampleConfig) -> Example:
+def draw_example(
+    item: Mapped, space: Space, generator: torch.Generator, config: ExampleConfig
+) -> Example:
     """Scan a slice by a random scanner and cut a square out of it."""
-    few = float(torch.rand(1, generator=generator)) < config.sparse
-    low, high = config.protocol.volumes
-    volumes = (low, min(high, config.few)) if few else (low, high)
-    acq = draw_protocol(generator, replace(config.protocol, volumes=volumes))
-    acq = replace(acq, TE=item.TE)
-    machine = draw_scanner(
-        generator, replace(config.scanner, fields=((item.scanner.field, 1.0),)), acq
-    )
-    seen = observe(item.volume, acq, as_labelled(machine, item), generator)
+    acq = replace(_protocol(generator, config), TE=item.TE)
+    fields = ((item.scanner.field, 1.0),)
+    machine = draw_scanner(generator, replace(config.scanner, fields=fields), acq)
+    strange = float(torch.rand(1, generator=generator)) < config.strange
+    numbers = _strange(item, space, generator, config) if strange else item.numbers
+
+    def images(played: Acquisition) -> Tensor:
+        return _signal(numbers, item, space, played)
+
+    shape = (*item.mask.shape, 1)
+    signal, sigma = measure(images, shape, acq, as_labelled(machine, item), generator)
     square = _square(item.mask, generator, config)
     mask = item.mask[square]
-    signal = seen.signal[..., 0][:, *square]
-    sigma = _told(seen.sigma[..., 0], item.mask, generator, config)[square]
+    inside = torch.zeros_like(item.mask)
+    inside[square] = True
+    chosen = inside[item.mask]
+    told = _told(sigma[..., 0], item.mask, generator, config)[square]
+    seen = tokens(signal[..., 0][:, *square], mask, acq, told, item.frame, space)
     asked = _asked(generator, config, acq)
-    clean = _clean(item, asked)[square][mask]
-    return Example(
-        tokens(signal, mask, acq, sigma, item.frame),
-        item.labels[:, *square][:, mask].T,
-        item.known[:, *square][:, mask].T,
-        asked,
-        clean,
-        item.frame,
-        acq,
-    )
+    design, offset, _ = space.design(asked, item.frame)
+    own = numbers[:, chosen]
+    clean = design.to(own) @ own + offset.to(own)[:, None]
+    known = item.known[:, chosen].T & (not strange)
+    return Example(seen, item.labels[:, chosen].T, known, own.T, asked, clean.T, item.frame, acq)
 
 
-def as_labelled(machine: Scanner, item: Slice) -> Scanner:
+def _protocol(generator: torch.Generator, config: ExampleConfig) -> Acquisition:
+    """Draw a protocol that says something of the space; what is above it is left out."""
+    while True:
+        few = float(torch.rand(1, generator=generator)) < config.sparse
+        low, high = config.protocol.volumes
+        volumes = (low, min(high, config.few)) if few else (low, high)
+        acq = draw_protocol(generator, replace(config.protocol, volumes=volumes))
+        kept = [v for v, b in enumerate(acq.bvals) if b <= 1e3 * HIGHEST]
+        if kept and acq.subset(kept).shells and acq.subset(kept).is_b0.any():
+            return acq.subset(kept)
+
+
+def _signal(numbers: Tensor, item: Mapped, space: Space, played: Acquisition) -> Tensor:
+    """Noise-free images, nothing around the brain: (m, x, y, 1)."""
+    b = played.bvals.clip(max=1e3 * HIGHEST)
+    design, offset, _ = space.design(replace(played, bvals=b), item.frame)
+    relative = (design.to(numbers) @ numbers + offset.to(numbers)[:, None]).clamp(min=0)
+    images = numbers.new_zeros(len(played), *item.mask.shape)
+    images[:, item.mask] = relative * item.b0[item.mask]
+    return images[..., None]
+
+
+def _strange(
+    item: Mapped, space: Space, generator: torch.Generator, config: ExampleConfig
+) -> Tensor:
+    """Move tissue within the signal space: (c, n)."""
+    labels = {name: item.labels[METRICS.index(name)] for name in ("FA", "FWF")}
+    water = labels["FWF"].clamp(0, 1)
+    white = torch.sigmoid((labels["FA"] - WHITE_FA) / SOFT)
+    classes = torch.stack([(1 - water) * white, (1 - water) * (1 - white)])
+    degrees = torch.as_tensor(space.degrees)
+    zeroth = int((degrees == 0).sum())
+    shift = config.shift * torch.randn(zeroth, 2, generator=generator)
+    coarse = torch.randn(1, zeroth, COARSE, COARSE, generator=generator)
+    field = F.interpolate(coarse, item.mask.shape, mode="bicubic")[0][:, item.mask]
+    out = item.numbers.clone()
+    out[:zeroth] += (shift @ classes + config.vary * field) * (1 - water)
+    factor = torch.exp(config.turn * torch.randn(len(set(space.groups)), generator=generator))
+    out[zeroth:] *= factor[torch.as_tensor(space.groups)[zeroth:]][:, None]
+    return out
+
+
+def as_labelled(machine: Scanner, item: Slice | Mapped) -> Scanner:
     """Return a scanner that sees a slice as large, bright and sharp as its labels do."""
     return replace(machine, **{name: getattr(item.scanner, name) for name in SCANNER})
 
@@ -155,28 +221,20 @@ def _asked(generator: torch.Generator, config: ExampleConfig, acq: Acquisition) 
     return Acquisition(bvals, g.numpy(), delta=acq.delta, Delta=acq.Delta, TE=acq.TE)
 
 
-def _clean(item: Slice, asked: Acquisition) -> Tensor:
-    """Noise-free signal relative to b = 0: (x, y, m)."""
-    bvals, bvecs = np.append(0.0, asked.bvals), np.vstack([np.zeros((1, 3)), asked.bvecs])
-    played = replace(asked, bvals=bvals, bvecs=bvecs)
-    seen = observe(item.volume, played, item.scanner, torch.Generator())
-    b0, *signals = seen.signal[..., 0]
-    return torch.stack(signals, -1) / b0.clamp(min=1e-6)[..., None]
-
-
 def examples(
     files: Sequence[Path],
+    space: Space,
     seed: int,
     config: ExampleConfig | None = None,
     start: int = 0,
     step: int = 1,
 ) -> Iterator[Example]:
-    """Yield examples without end: number k depends on (files, seed, config, k) only."""
+    """Yield examples without end: number k depends on (files, space, seed, config, k) only."""
     config, number = config or ExampleConfig(), start
     while True:
         generator = generator_for(seed, f"example {number}")
         which = int(torch.randint(len(files), (1,), generator=generator))
-        yield draw_example(load_slice(files[which]), generator, config)
+        yield draw_example(load_mapped(files[which]), space, generator, config)
         number += step
 
 
@@ -186,14 +244,16 @@ class Examples(IterableDataset):
     def __init__(
         self,
         files: Sequence[Path],
+        space: Space,
         seed: int,
         config: ExampleConfig | None = None,
         start: int = 0,
     ) -> None:
-        self.files, self.seed, self.config, self.start = list(files), seed, config, start
+        self.files, self.space, self.seed = list(files), space, seed
+        self.config, self.start = config, start
 
     def __iter__(self) -> Iterator[Example]:
         torch.set_num_threads(1)
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        return examples(self.files, self.seed, self.config, self.start + first, step)
+        return examples(self.files, self.space, self.seed, self.config, self.start + first, step)

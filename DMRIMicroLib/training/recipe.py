@@ -23,6 +23,7 @@ from ..weights import Card, save
 from ..weights.store import LARGEST
 from .codebook import columns_of, example_stream, scale_of
 from .examples import Example, ExampleConfig
+from .mapped import find_space, map_slices
 from .pool import METRICS
 from .tasks import TASKS
 
@@ -30,6 +31,9 @@ RECIPES = Path(__file__).parent / "recipes"
 
 RUN = "run.json"
 """File of the settings that a training was begun with."""
+
+MAPPED = "signals"
+"""Folder of the slices in the signal space."""
 
 CALIBRATION = 1_000_000
 """Added to the seed: examples that calibrate are of slices that no training step saw."""
@@ -178,18 +182,18 @@ def train_codebook(
     if training.accelerator == "cuda" and not torch.cuda.is_available():
         raise InputError("there is no CUDA device", "Train with --preset cpu.")
     _begin(recipe, folder)
-    known, held_out = recipe.split(files)
+    space = find_space(recipe.split(files)[0])
+    mapped = map_slices(files, folder / MAPPED, space, progress)
+    known, held_out = recipe.split(mapped)
     task = TASKS[recipe.kind]
     config = task.examples(replace(ExampleConfig(), **recipe.examples))
     scale = scale_of(known[:: -(-len(known) // SCALED)], recipe.metrics())
     torch.manual_seed(recipe.seed)
     network = task.build(recipe)
-    stream = example_stream(known, recipe.seed, config, workers)
+    stream = example_stream(known, space, recipe.seed, config, workers)
     if not (folder / loop.CHECKPOINT).exists():
         progress(0.0, "Looking at examples")
-        seen = list(islice(stream(0), recipe.settle))
-        settle(network, [example.tokens for example in seen])
-        task.start(network, seen, scale)
+        settle(network, [example.tokens for example in islice(stream(0), recipe.settle)])
     stopped = [False]
 
     def asked() -> bool:
@@ -202,7 +206,7 @@ def train_codebook(
         raise Cancelled("Stopped; the same command goes on from the last checkpoint.")
     progress(1.0, "Calibrating")
     network = network.cpu().eval()
-    fresh = example_stream(held_out, recipe.seed + CALIBRATION, config, workers)(0)
+    fresh = example_stream(held_out, space, recipe.seed + CALIBRATION, config, workers)(0)
     factors, correlations = calibrate(network, scale, islice(fresh, recipe.calibrate))
     data = {"metrics": scale.metrics, "centre": scale.centre, "spread": scale.spread}
     card = Card(
@@ -211,7 +215,7 @@ def train_codebook(
         recipe.kind,
         network.arguments(),
         about=task.about,
-        data=data | {"calibration": factors},
+        data=data | {"calibration": factors, "space": space.told()},
         training={"software": f"DMRIMicro {__version__}", "recipe": recipe.told()},
         metrics={"correlation on slices held out of the training": correlations},
     )

@@ -12,7 +12,7 @@ from ..codebooks.demic_maps import KIND as DEMIC
 from ..codebooks.demic_maps import DemicSlices
 from ..codebooks.network import Codebook
 from ..codebooks.scale import Scale
-from .codebook import codebook_loss, start
+from .codebook import codebook_loss
 from .demic import demic_loss, two_shells
 from .examples import ExampleConfig
 
@@ -45,19 +45,16 @@ class Task:
         From the scale of the metrics to the loss of an example.
     examples : callable
         From how slices are scanned to how they are for this network.
-    start : callable
-        Gets network, examples and scale before the first step.
     """
 
     about: str
     build: Callable[[Recipe], nn.Module]
     loss: Callable[[Scale], Any]
     examples: Callable[[ExampleConfig], ExampleConfig] = lambda config: config
-    start: Callable[[Any, Any, Scale], None] = lambda network, examples, scale: None
 
 
 TASKS = {
-    "codebook": Task(ABOUT, lambda recipe: Codebook(recipe.shape()), codebook_loss, start=start),
+    "codebook": Task(ABOUT, lambda recipe: Codebook(recipe.shape()), codebook_loss),
     DEMIC: Task(
         ABOUT_DEMIC,
         lambda recipe: DemicSlices(recipe.metrics(), **recipe.sizes()),
