@@ -44,6 +44,15 @@ class Region:
         return nearest(self.inside, self.affine, points)
 
     @property
+    def box(self) -> NDArray[np.float64]:
+        """Lowest and highest corner of a box in the world that holds it: (2, 3) RAS mm."""
+        index = np.argwhere(self.inside)
+        ends = np.stack([index.min(0) - 0.5, index.max(0) + 0.5])
+        corners = np.array(np.meshgrid(*ends.T)).reshape(3, -1).T
+        world = corners @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return np.stack([world.min(0), world.max(0)])
+
+    @property
     def step(self) -> float:
         """Largest distance between points that cannot jump over a voxel [mm]."""
         return FINE * float(np.linalg.norm(self.affine[:3, :3], axis=0).min())
@@ -98,7 +107,7 @@ def split_labels(what: str | Path) -> tuple[Path, tuple[int, ...]]:
 
 def touching(lines: Sequence[NDArray], region: Region) -> NDArray[np.bool_]:
     """Which streamlines pass through a region: lines of (n, 3) RAS mm -> (lines,) bool."""
-    points, owner = dense(lines, region.step)
+    points, owner = dense(lines, region.step, region.box)
     out = np.zeros(len(lines), dtype=bool)
     out[owner[region.contains(points)]] = True
     return out
@@ -127,26 +136,41 @@ def selected(
     ends: Sequence[Region] = (),
 ) -> NDArray[np.bool_]:
     """Which streamlines pass all of `include`, none of `exclude`, and end in `ends`: (lines,)."""
-    keep = np.ones(len(lines), dtype=bool)
-    for region in include:
-        keep &= touching(lines, region)
-    for region in exclude:
-        keep &= ~touching(lines, region)
+    left = np.arange(len(lines))  # fewer and fewer are looked at
+
+    def remaining() -> list[NDArray]:
+        return [lines[int(k)] for k in left]
+
     if len(ends):
-        keep &= ending(lines, ends)
+        left = left[ending(lines, ends)]
+    for region in include:
+        left = left[touching(remaining(), region)]
+    for region in exclude:
+        left = left[~touching(remaining(), region)]
+    keep = np.zeros(len(lines), dtype=bool)
+    keep[left] = True
     return keep
 
 
-def dense(lines: Sequence[NDArray], step: float) -> tuple[NDArray, NDArray[np.intp]]:
-    """Points along lines, at most `step` apart: (points, 3), and the line of each: (points,)."""
+def dense(
+    lines: Sequence[NDArray], step: float, box: NDArray | None = None
+) -> tuple[NDArray, NDArray[np.intp]]:
+    """Put points along lines, at most `step` apart: (points, 3), and the line of each: (points,).
+
+    With a box, (2, 3), parts of lines that lie beyond one of its sides are left out.
+    """
     if not len(lines):
         return np.empty((0, 3)), np.empty(0, dtype=np.intp)
     lengths = np.array([len(line) for line in lines])
-    points = np.concatenate(lines).astype(np.float64)
+    points = np.concatenate(list(lines)).astype(np.float64)
     owner = np.repeat(np.arange(len(lines)), lengths)
     onward = np.zeros_like(points)
     onward[:-1] = np.diff(points, axis=0)
     onward[np.cumsum(lengths) - 1] = 0  # the last point of a line leads nowhere
+    if box is not None:
+        low, high = np.minimum(points, points + onward), np.maximum(points, points + onward)
+        near = ((high >= box[0]) & (low <= box[1])).all(1)
+        points, owner, onward = points[near], owner[near], onward[near]
     pieces = np.maximum(1, np.ceil(np.linalg.norm(onward, axis=1) / step)).astype(int)
     first = np.repeat(np.arange(len(points)), pieces)
     part = np.arange(len(first)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
