@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ SHARE = 0.9
 """Of the machine's free memory that processes may have together."""
 
 UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+ADDRESS = re.compile(r":\d+$")
+"""A host and its port, with or without a protocol before it."""
 
 PATIENCE = 60
 """Time that a worker waits for a scheduler that is gone before it ends [s]."""
@@ -190,6 +194,8 @@ def _client(make: Any, place: Place, cluster: Any) -> Client:
         return make(cluster)
     file = place.cluster.endswith(".json")
     try:
+        if not (os.path.exists(place.cluster) if file else ADDRESS.search(place.cluster)):
+            raise ValueError("there is no such file" if file else "it is no address")
         return make(scheduler_file=place.cluster) if file else make(place.cluster)
     except (OSError, ValueError) as error:
         raise InputError(
@@ -217,15 +223,21 @@ def _local(place: Place, need: float) -> Any:
 def _queue(place: Place, need: float) -> Any:
     module = _module(*NEEDS[Kind(place.cluster)])
     make = module.SLURMCluster if place.cluster == Kind.slurm else module.PBSCluster
+    megabytes = math.ceil((place.memory or need) / 1e6)
+    if place.cluster == Kind.slurm:
+        cpus = {"job_cpu": place.threads}
+    else:
+        cpus = {"resource_spec": f"select=1:ncpus={place.threads}:mem={megabytes}MB"}
     given = {"queue": place.queue, "account": place.account}
     cluster = make(
         cores=1,
         processes=1,
-        memory=f"{math.ceil((place.memory or need) / 1e6)} MB",
+        memory=f"{megabytes} MB",
         walltime=place.walltime,
-        job_cpu=place.threads,
         death_timeout=PATIENCE,
         job_extra_directives=list(place.options),
+        scheduler_options={"dashboard": False},  # a login node is shared, and it asks no password
+        **cpus,
         **{name: value for name, value in given.items() if value},
     )
     cluster.adapt(minimum=0, maximum=_said(place))

@@ -30,7 +30,7 @@ MAD_TO_SD, MEAN_TO_SD = 1.4826, 1.2533
 """Median and mean absolute deviation to standard deviation, for a normal distribution. The mean's
 serves where the median's is 0, as of counts that are mostly 0 (ibid.)."""
 
-LEAST_ALIKE = 5
+LEAST_ALIKE = 8
 """Scans of one acquisition that are needed to say that one of them is unlike the others."""
 
 MISSING = "n/a"

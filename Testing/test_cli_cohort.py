@@ -1,0 +1,80 @@
+"""`dmrimicro cohort`, run as a user runs it."""
+
+import os
+import subprocess
+import sys
+
+import bids_data
+import pytest
+from conftest import ROOT
+
+from DMRIMicroLib.cohort.derivatives import outputs
+
+pytest.importorskip("distributed")
+
+
+def cohort(*words):
+    command = [sys.executable, "-m", "DMRIMicroLib", "cohort", *map(str, words)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = bids_data.raw(tmp_path_factory.mktemp("raw"), 3, ("a", "b"))
+    (folder / "sub-02" / "ses-a" / "dwi" / "sub-02_ses-a_dwi.bvec").write_text("1 0 0")
+    return folder
+
+
+def test_participants_then_group(source, tmp_path):
+    out = tmp_path / "out"
+    words = [source, out, "participant", "--methods", "dti", "--workers", 2, "--memory", "2GB"]
+    first = cohort(*words)
+    assert first.returncode == 3, first.stderr
+    assert "5 scans done" in first.stdout
+    assert "1 failed, 1 tried again" in first.stdout
+    assert "sub-02_ses-a: " in first.stderr
+    assert "Traceback" not in first.stderr
+    names = {f.name for f in outputs(out)}
+    assert "sub-03_ses-b_model-dti_param-FA_dwimap.nii.gz" in names
+    again = cohort(*words, "--participant-label", "sub-01,03", "--session", "a")
+    assert again.returncode == 0
+    assert "0 scans done" in again.stdout
+    assert "2 done before" in again.stdout
+    dry = cohort(*words, "--dry-run")
+    assert "sub-01_ses-a: done" in dry.stdout
+    assert "sub-02_ses-a: dti" in dry.stdout
+    assert "1 to do, 5 done, 0 broken" in dry.stdout
+    summary = cohort(source, out, "group")
+    assert summary.returncode == 0
+    assert (out / "group" / "index.html").exists()
+    assert "sub-02_ses-a" in (out / "group" / "failed.tsv").read_text()
+
+
+def test_a_dry_run_writes_nothing(source, tmp_path):
+    dry = cohort(source, tmp_path / "out", "participant", "--methods", "dti,smt", "--dry-run")
+    assert dry.returncode == 0
+    assert "sub-01_ses-a: dti, smt" in dry.stdout
+    assert "6 to do" in dry.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["{source}", "{source}", "participant"], "is the input, too"),
+        (["{source}/no", "o", "participant"], "no such folder"),
+        (["{source}", "o", "participant", "--methods", "magic"], "no model 'magic'"),
+        (["{source}", "o", "participant", "--participant-label", "9"], "no participant 9"),
+        (["{source}", "o", "participant", "--cluster", "slrum"], "no scheduler answers"),
+        (["{source}", "o", "participant", "--memory", "much"], "the memory is 'much'"),
+        (["{source}", "{tmp}", "group"], "no scan is done there"),
+    ],
+)
+def test_errors_are_told_before_anything_is_started(source, tmp_path, words, says):
+    given = [w.format(source=source, tmp=tmp_path) for w in words]
+    given = [str(tmp_path / "o") if w == "o" else w for w in given]
+    run = cohort(*given)
+    assert run.returncode == 2
+    assert says in run.stderr.replace("\n", " ")
+    assert "Traceback" not in run.stderr
