@@ -81,7 +81,7 @@ def under_test(weights: str):
 
     def work(scan) -> Fitted:
         maps = codebook(scan, weights=weights, device="cpu")
-        return Fitted(in_mask(maps, scan), {"codebook": by_kernels(scan, weights)})
+        return Fitted(in_mask(maps, scan), {"codebook": predicted(scan, weights)})
 
     return work
 
@@ -109,8 +109,8 @@ def in_mask(maps, scan) -> dict[str, np.ndarray]:
     return values
 
 
-def by_kernels(scan, weights: str):
-    """Return the prediction of signals by the kernels' weights and the fibre orientations."""
+def predicted(scan, weights: str):
+    """Return the prediction of signals by the posterior in the signal space."""
     import torch
 
     from DMRIMicroLib.codebooks.slices import on_grid, open_codebook, predictions, slice_order
@@ -118,13 +118,11 @@ def by_kernels(scan, weights: str):
     loaded, device = open_codebook(weights), torch.device("cpu")
     edges = scan.affine[:3, :3]
     frame = torch.as_tensor((edges / np.linalg.norm(edges, axis=0)).T.copy())
-    _, usable, (weight, odf) = predictions(
-        scan, loaded, lambda found, seen: (found.weights, found.odf), device
-    )
+    _, usable, (numbers,) = predictions(scan, loaded, lambda found, means: (found.space,), device)
 
     def predict(asked) -> np.ndarray:
-        with torch.inference_mode():
-            signal = loaded.network.kernels.signal(weight, odf, asked, frame)
+        design, offset, _ = loaded.space.design(asked, frame)
+        signal = numbers @ design.float().T + offset.float()
         order = slice_order(usable)
         volumes = [on_grid(v, order, usable.shape)[scan.mask] for v in signal.T]
         return np.stack(volumes, 1)

@@ -24,7 +24,6 @@ from .labels import Targets, fold_of, labelled_voxels, matched
 from .network import Prediction
 from .ridge import Ridge, ridge
 from .slices import WEIGHTS, Loaded, Progress, open_codebook, predictions, slice_order
-from .tokens import Tokens
 
 FEWEST = 200
 """Labelled voxels: the network's features are about 150 numbers a voxel."""
@@ -268,7 +267,7 @@ def _gather(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take the labelled voxels of a scan: columns (n, f), values (n,), scan and place (n, 4)."""
 
-    def keep(found: Prediction, seen: Tokens) -> tuple[Tensor, ...]:
+    def keep(found: Prediction, means: Tensor) -> tuple[Tensor, ...]:
         return (features(found),)
 
     _, usable, (columns,) = predictions(scan, loaded, keep, device, progress, cancelled)

@@ -108,7 +108,7 @@ def demic(
     chosen, loaded = choose_device(device), open_demic(weights)
     check_distinct(torch.tensor([0.0, *(shell.b / 1e3 for shell in scan.acquisition.shells)]))
 
-    def keep(found: Prediction, seen: Tokens) -> tuple[Tensor, ...]:
+    def keep(found: Prediction, means: Tensor) -> tuple[Tensor, ...]:
         return found.mean, found.log_sd.exp()
 
     scan, usable, (mean, sd) = predictions(scan, loaded, keep, chosen, progress, cancelled)

@@ -24,7 +24,6 @@ from .heads import Head, features, open_heads
 from .network import Prediction
 from .scan import chosen
 from .slices import WEIGHTS, Loaded, Progress, on_grid, open_codebook, predictions, slice_order
-from .tokens import Tokens
 
 MODEL = "codebook"
 """Name that the maps are kept under."""
@@ -83,11 +82,10 @@ def codebook(
     heads = tuple(head.to(device) for head in heads)
     kernels, acq = loaded.network.kernels, scan.acquisition
 
-    def keep(found: Prediction, seen: Tokens) -> tuple[Tensor, ...]:
-        measured = seen.mean[:, seen.mask].T
-        b = measured.new_tensor([shell.b / 1e3 for shell in acq.shells])
+    def keep(found: Prediction, means: Tensor) -> tuple[Tensor, ...]:
+        b = means.new_tensor([shell.b / 1e3 for shell in acq.shells])
         told = kernels.means(found.weights, b, acq.delta, acq.Delta)
-        residual = (told - measured).square().mean(1).sqrt()
+        residual = (told - means).square().mean(1).sqrt()
         own = [torch.stack(head(features(found)), 1) for head in heads]
         return found.mean, found.log_sd.exp(), residual, *own
 

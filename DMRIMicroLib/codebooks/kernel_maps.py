@@ -21,7 +21,6 @@ from ..scan import Scan
 from .kernels import Kernels
 from .network import Prediction
 from .slices import WEIGHTS, Progress, open_codebook, predictions, slice_order
-from .tokens import Tokens
 
 STEM = "model-codebook_desc-kernels_dwimap"
 IMAGE, TABLE = f"{STEM}.nii.gz", f"{STEM}.json"
@@ -82,7 +81,7 @@ def kernel_maps(
     """Estimate the weight of every kernel in every voxel; parameters as of `codebook`."""
     loaded = open_codebook(weights)
 
-    def keep(found: Prediction, seen: Tokens) -> tuple[Tensor, ...]:
+    def keep(found: Prediction, means: Tensor) -> tuple[Tensor, ...]:
         return (found.weights,)
 
     chosen = choose_device(device)

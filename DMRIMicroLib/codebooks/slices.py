@@ -17,15 +17,19 @@ from ..masking import brain_mask
 from ..scan import Scan
 from ..signals.space import Space
 from ..weights import Card, load
-from .network import Codebook, Prediction, Shape
+from .network import GROUP, Codebook, Posterior, Prediction, Prior, Shape, posterior
+from .recalibrate import Habits, Said, find_habits
 from .scale import Scale
-from .tokens import Tokens, tokens
+from .tokens import tokens
 
 Progress = Callable[[float, str], None]
-Keep = Callable[[Prediction, Tokens], tuple[Tensor, ...]]
+Keep = Callable[[Prediction, Tensor], tuple[Tensor, ...]]
 
 WEIGHTS = "codebook"
 """Shipped weights that are used by default."""
+
+LOOKING = 0.7
+"""Share of the work until the prior is known."""
 
 NOISE_UNKNOWN = 0.05
 """Noise relative to the b0 signal where the scan does not tell its own."""
@@ -82,7 +86,8 @@ def predictions(
         As of `codebook`.
     loaded : Loaded
     keep : callable
-        From a slice's prediction and tokens to what is wanted of its n voxels: (n, ...) tensors.
+        From a slice's prediction and spherical means (n, s) to what is wanted of its n voxels:
+        (n, ...) tensors.
     device : torch.device
 
     Returns
@@ -107,12 +112,16 @@ def predictions(
         what = "no voxel of the mask has a b0 signal"
         raise InputError(what, "Check the mask.", file=scan.source)
     run = _Run(scan, usable, loaded, device, keep)
-    parts: list[tuple[Tensor, ...]] = []
-    for k in in_threads(run, range(len(run.levels)), device):
-        parts.append(run.done.pop(k))
-        report((k + 1) / len(run.levels), f"Slice {k + 1} of {len(run.levels)}")
-        if cancelled is not None and cancelled():
-            raise Cancelled("Stopped; nothing was written.")
+    count, parts = len(run.levels), []
+    for first, work in ((0.0, run.look), (LOOKING, run.answer)):
+        share = LOOKING if work == run.look else 1 - LOOKING
+        for k in in_threads(work, range(count), device):
+            report(first + share * (k + 1) / count, f"Slice {k + 1} of {count}")
+            if cancelled is not None and cancelled():
+                raise Cancelled("Stopped; nothing was written.")
+        if work == run.look:
+            run.learn()
+    parts = [run.done[k] for k in range(count)]
     return scan, usable, [torch.cat(v) for v in zip(*parts, strict=True)]
 
 
@@ -139,10 +148,13 @@ class _Run:
         unknown = NOISE_UNKNOWN * float(np.median(scan.b0[usable]))
         sigma = unknown if noise is None else noise.sigma if noise.map is None else noise.map
         self.sigma = np.broadcast_to(np.float32(sigma), usable.shape)
+        self.means: dict[int, Tensor] = {}
+        self.said: dict[int, Said] = {}
+        self.habits: Habits | None = None
         self.done: dict[int, tuple[Tensor, ...]] = {}
 
-    def __call__(self, k: int) -> int:
-        """Predict slice k."""
+    def look(self, k: int) -> int:
+        """Find what network and data say of slice k; a network that needs no data step answers."""
         z = int(self.levels[k])
         mask = self.usable[:, :, z]
         box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(mask))
@@ -153,10 +165,38 @@ class _Run:
         inside = torch.from_numpy(np.ascontiguousarray(mask[box]))
         sigma = torch.from_numpy(np.ascontiguousarray(self.sigma[:, :, z][box]))
         seen = tokens(cut, inside, self.acquisition, sigma, self.frame, self.space).to(self.device)
+        means = seen.mean[:, seen.mask].T
         with torch.inference_mode():
-            kept = self.keep(self.network(seen), seen)
-        self.done[k] = tuple(v.float().cpu() for v in kept)
+            if isinstance(self.network, Codebook):
+                prior = Prior(*(v.cpu() for v in self.network.prior(seen)))
+                data = (v.cpu() for v in (seen.matrix, seen.vector.T.contiguous(), seen.noise))
+                self.said[k], self.means[k] = Said(prior, *data), means.cpu()
+            else:
+                self._keep(k, self.network(seen), means)
         return k
+
+    def learn(self) -> None:
+        """Find by how much real tissue differs from what the network expects."""
+        if self.said:
+            with torch.inference_mode():
+                self.habits = find_habits([self.said[k] for k in range(len(self.levels))])
+
+    def answer(self, k: int) -> int:
+        """Tell the metrics of slice k."""
+        if k in self.said:
+            assert self.habits is not None
+            said, means = self.said.pop(k), self.means.pop(k)
+            with torch.inference_mode():
+                prior = self.habits.corrected(said.prior)
+                found = posterior(
+                    prior.mean, prior.variance[:, GROUP], said.matrix, said.vector, said.noise
+                )
+                told = Posterior(*(v.to(self.device) for v in found))
+                self._keep(k, self.network.tell(told, prior.features.to(self.device)), means)
+        return k
+
+    def _keep(self, k: int, found: Prediction, means: Tensor) -> None:
+        self.done[k] = tuple(v.float().cpu() for v in self.keep(found, means.to(self.device)))
 
 
 def slice_order(usable: NDArray[np.bool_]) -> NDArray[np.intp]:

@@ -1,0 +1,145 @@
+"""The signal space, and what a scan says of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from DMRIMicroLib.acquisition import Acquisition
+from DMRIMicroLib.brain.directions import spread
+from DMRIMicroLib.errors import InputError
+from DMRIMicroLib.physics.sh import fit_matrix
+from DMRIMicroLib.physics.tissue import TissueState, signal
+from DMRIMicroLib.signals.evidence import Evidence, evidence
+from DMRIMicroLib.signals.space import NODES, ORDER, Space
+
+EYE = torch.eye(3, dtype=torch.float64)
+
+
+def tissue(n: int, seed: int = 0) -> TissueState:
+    """Return n random voxels without somas."""
+    g = torch.Generator().manual_seed(seed)
+    u = torch.rand(8, n, generator=g)
+    parts = torch.stack([u[0], u[1], 0.3 * u[2]])
+    neurite, extra, free = parts / parts.sum(0)
+    zero = torch.zeros(n)
+    higher = [0.15 * torch.randn(n, 5, generator=g), 0.05 * torch.randn(n, 9, generator=g)]
+    odf = torch.cat([torch.full((n, 1), 0.2821), *higher], 1)
+    return TissueState(
+        neurite=neurite, extra=extra, soma=zero, free=free, dot=zero, odf=odf,
+        d_neurite=1.7 + 0.6 * u[3], d_extra_par=1.2 + 0.8 * u[4], d_extra_perp=0.4 + 0.6 * u[5],
+        radius=zero + 5.0,
+    )  # fmt: skip
+
+
+def shells(*values: float, count: int = 30, b0: int = 1) -> Acquisition:
+    g = spread(count, torch.Generator().manual_seed(5)).numpy()
+    b = np.concatenate([np.zeros(b0), np.repeat(values, count)])
+    return Acquisition(b, np.concatenate([np.zeros((b0, 3)), *[g] * len(values)]))
+
+
+def coefficients(state: TissueState) -> torch.Tensor:
+    """Return SH of the signal at the nodes: (n, k, 15)."""
+    acq = shells(*(1e3 * b for b in NODES), count=60, b0=0)
+    seen = signal(state, acq).unflatten(-1, (len(NODES), 60))
+    return seen @ fit_matrix(torch.as_tensor(acq.bvecs[:60].copy()), ORDER, 0.0).float().T
+
+
+@pytest.fixture(scope="module")
+def space() -> Space:
+    return Space.of(coefficients(tissue(2000)))
+
+
+def test_signals_of_other_tissue_at_other_b_values_lie_in_the_space(space):
+    state, acq = tissue(200, seed=1), shells(700.0, 1800.0, 2900.0)
+    design, offset, rest = space.design(acq, EYE)
+    told = space.encode(coefficients(state)).double() @ design.T + offset
+    wrong = (told - signal(state, acq)).abs()
+    assert float(wrong.max()) < 0.02
+    assert float(wrong.square().mean().sqrt()) < 0.003
+    assert float(rest.max()) < 0.01
+
+
+def test_numbers_have_unit_variance(space):
+    numbers = space.encode(coefficients(tissue(2000)))
+    assert space.channels == 22
+    size = numbers.square().mean(0).sqrt()
+    by_group = [float(size[torch.as_tensor(space.groups == k)].mean()) for k in range(6)]
+    np.testing.assert_allclose(by_group, 1, atol=0.02)
+
+
+def test_turned_directions_in_a_turned_frame_are_the_same(space):
+    acq, turn = shells(1000.0), np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    turned = Acquisition(acq.bvals, acq.bvecs @ turn.T)
+    first = space.design(acq, EYE)[0]
+    again = space.design(turned, torch.as_tensor(turn.T.copy()))[0]
+    torch.testing.assert_close(first, again, atol=1e-6, rtol=0)
+
+
+def test_a_space_survives_its_card(space):
+    again = Space.read(space.told())
+    acq = shells(1000.0)
+    assert torch.equal(again.design(acq, EYE)[0], space.design(acq, EYE)[0])
+
+
+def test_high_b_values_are_refused(space):
+    with pytest.raises(InputError, match="b = 5000"):
+        space.design(shells(5000.0), EYE)
+
+
+def test_the_posterior_is_that_of_the_textbook():
+    g = torch.Generator().manual_seed(0)
+    design = torch.randn(7, 22, generator=g, dtype=torch.float64)
+    y = torch.randn(7, 5, generator=g, dtype=torch.float64)
+    noise = torch.rand(5, generator=g, dtype=torch.float64) + 0.1
+    mean = torch.randn(22, 5, generator=g, dtype=torch.float64)
+    prior, spread_ = torch.rand(22, generator=g).double() + 0.1, torch.rand(5).double() + 0.5
+    told = Evidence(design.T @ design, design.T @ y, noise).posterior(mean, prior, spread_)
+    for k in range(5):
+        precision = torch.diag(1 / (spread_[k] * prior)) + design.T @ design / noise[k] ** 2
+        left = design.T @ (y[:, k] - design @ mean[:, k]) / noise[k] ** 2
+        expected = mean[:, k] + torch.linalg.solve(precision, left)
+        torch.testing.assert_close(told[:, k], expected)
+
+
+def test_many_volumes_without_noise_tell_the_numbers(space):
+    state, acq = tissue(50, seed=2), shells(500.0, 1000.0, 2000.0, 3000.0, count=60)
+    noise = torch.full((50,), 1e-3)
+    seen = evidence(space, signal(state, acq).T, noise, acq, EYE)
+    told = seen.posterior(torch.zeros_like(seen.vector), torch.ones(22), torch.ones(50))
+    truth = space.encode(coefficients(state)).T
+    apart = space.design(acq, EYE)[0].float() @ (told - truth)
+    assert float(apart.abs().quantile(0.99)) < 0.02
+    assert float((told - truth)[:2].abs().max()) < 0.3
+
+
+def test_samples_of_the_posterior_have_its_variance(space):
+    acq, n = shells(1000.0, count=6), 4000
+    noise = torch.full((n,), 0.05)
+    ratio = signal(tissue(1, seed=3), acq).T.expand(-1, n)
+    seen = evidence(space, ratio, noise, acq, EYE)
+    zero, unit = torch.zeros(22, n), torch.ones(22)
+    draw = torch.randn(22, n, generator=torch.Generator().manual_seed(1))
+    samples = seen.posterior(zero, unit, torch.ones(n), draw)
+    inverse = torch.linalg.inv(torch.eye(22).double() + seen.matrix / 0.05**2)
+    found = samples.var(1).double()
+    torch.testing.assert_close(found, inverse.diagonal(), rtol=0.12, atol=1e-4)
+
+
+def test_the_prior_has_no_share_where_data_are_many(space):
+    shares = []
+    for count in (6, 60):
+        acq = shells(1000.0, 2000.0, count=count)
+        ratio = signal(tissue(20), acq).T
+        seen = evidence(space, ratio, torch.full((20,), 0.02), acq, EYE)
+        shares.append(float(seen.share(torch.ones(22), torch.ones(20)).mean()))
+    assert 0 < shares[1] < shares[0] < 1
+
+
+def test_volumes_that_the_space_cannot_tell_of_are_left_out(space):
+    acq = shells(1000.0, 6000.0)
+    seen = evidence(space, signal(tissue(9), acq).T, torch.full((9,), 0.02), acq, EYE)
+    low = shells(1000.0)
+    alone = evidence(space, signal(tissue(9), low).T, torch.full((9,), 0.02), low, EYE)
+    torch.testing.assert_close(seen.matrix, alone.matrix)
