@@ -1,0 +1,31 @@
+"""A short training of a tiny codebook, to be started by torchrun: POOL FOLDER; or POOL "pool"."""
+
+import sys
+from pathlib import Path
+
+import torch
+from test_codebook_training import tiny_pool
+from tiny_codebook import tiny_network
+
+from DMRIMicroLib.training.codebook import codebook_loss, example_stream, scale_of
+from DMRIMicroLib.training.examples import ExampleConfig
+from DMRIMicroLib.training.loop import Training, train
+
+STEPS, BATCH, SLICES = 30, 4, 6
+
+
+def main(pool: Path, folder: Path) -> None:
+    """Train on the slices of the pool."""
+    torch.set_num_threads(1)
+    files = sorted(pool.glob("*.safetensors"))
+    settings = Training(steps=STEPS, batch=BATCH, warmup=5, save_every=1)
+    stream = example_stream(files, 0, ExampleConfig(edge=16), workers=0)
+    made = train(tiny_network(), stream, codebook_loss(scale_of(files)), settings, folder)
+    torch.save(made.state_dict(), folder / "made.pt")
+
+
+if __name__ == "__main__":
+    if sys.argv[2] == "pool":
+        tiny_pool(Path(sys.argv[1]), SLICES)
+    else:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
