@@ -5,50 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny_codebook import coefficients, shells, tiny_space, tissue
 
 from DMRIMicroLib.acquisition import Acquisition
-from DMRIMicroLib.brain.directions import spread
 from DMRIMicroLib.errors import InputError
-from DMRIMicroLib.physics.sh import fit_matrix
-from DMRIMicroLib.physics.tissue import TissueState, signal
+from DMRIMicroLib.physics.tissue import signal
 from DMRIMicroLib.signals.evidence import Evidence, evidence
-from DMRIMicroLib.signals.space import NODES, ORDER, Space
+from DMRIMicroLib.signals.space import Space
 
 EYE = torch.eye(3, dtype=torch.float64)
 
 
-def tissue(n: int, seed: int = 0) -> TissueState:
-    """Return n random voxels without somas."""
-    g = torch.Generator().manual_seed(seed)
-    u = torch.rand(8, n, generator=g)
-    parts = torch.stack([u[0], u[1], 0.3 * u[2]])
-    neurite, extra, free = parts / parts.sum(0)
-    zero = torch.zeros(n)
-    higher = [0.15 * torch.randn(n, 5, generator=g), 0.05 * torch.randn(n, 9, generator=g)]
-    odf = torch.cat([torch.full((n, 1), 0.2821), *higher], 1)
-    return TissueState(
-        neurite=neurite, extra=extra, soma=zero, free=free, dot=zero, odf=odf,
-        d_neurite=1.7 + 0.6 * u[3], d_extra_par=1.2 + 0.8 * u[4], d_extra_perp=0.4 + 0.6 * u[5],
-        radius=zero + 5.0,
-    )  # fmt: skip
-
-
-def shells(*values: float, count: int = 30, b0: int = 1) -> Acquisition:
-    g = spread(count, torch.Generator().manual_seed(5)).numpy()
-    b = np.concatenate([np.zeros(b0), np.repeat(values, count)])
-    return Acquisition(b, np.concatenate([np.zeros((b0, 3)), *[g] * len(values)]))
-
-
-def coefficients(state: TissueState) -> torch.Tensor:
-    """Return SH of the signal at the nodes: (n, k, 15)."""
-    acq = shells(*(1e3 * b for b in NODES), count=60, b0=0)
-    seen = signal(state, acq).unflatten(-1, (len(NODES), 60))
-    return seen @ fit_matrix(torch.as_tensor(acq.bvecs[:60].copy()), ORDER, 0.0).float().T
-
-
 @pytest.fixture(scope="module")
 def space() -> Space:
-    return Space.of(coefficients(tissue(2000)))
+    return tiny_space()
 
 
 def test_signals_of_other_tissue_at_other_b_values_lie_in_the_space(space):

@@ -63,7 +63,9 @@ class DemicSlices(nn.Module):
             abg = normalise(abg, usable)
         found, mask = self.demic(abg[None]), tokens.mask
         mean, kernels, back = (v[0][:, mask].T for v in (found.metrics, found.kernels, found.abg))
-        return Prediction(mean, torch.zeros_like(mean), kernels, back, abg[:, mask].T)
+        nothing = mean.new_zeros(len(mean), 0)  # it knows no signal space
+        own = abg[:, mask].T
+        return Prediction(mean, torch.zeros_like(mean), kernels, back, own, nothing, nothing)
 
 
 def open_demic(name: str | Path) -> Loaded:
