@@ -43,6 +43,9 @@ UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20
 ADDRESS = re.compile(r":\d+$")
 """A host and its port, with or without a protocol before it."""
 
+DASHBOARD = "127.0.0.1:0"
+"""Where Dask shows what it does: for this machine alone, as it asks no password; any free port."""
+
 PATIENCE = 60
 """Time that a worker waits for a scheduler that is gone before it ends [s]."""
 
@@ -215,7 +218,7 @@ def _local(place: Place, need: float) -> Any:
         threads_per_worker=1,  # jobs share no memory: a process that dies takes one of them along
         processes=True,
         memory_limit=None if place.memory is None else int(place.memory),
-        dashboard_address=None,
+        dashboard_address=DASHBOARD,
         host="127.0.0.1",
     )
 
@@ -236,7 +239,7 @@ def _queue(place: Place, need: float) -> Any:
         walltime=place.walltime,
         death_timeout=PATIENCE,
         job_extra_directives=list(place.options),
-        scheduler_options={"dashboard": False},  # a login node is shared, and it asks no password
+        scheduler_options={"dashboard_address": DASHBOARD},
         **cpus,
         **{name: value for name, value in given.items() if value},
     )

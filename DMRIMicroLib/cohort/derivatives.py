@@ -32,7 +32,7 @@ SOFTWARE = "DMRIMicro"
 SOURCE = "source"
 """Name of the input data set in ``bids:`` URIs."""
 
-IGNORED = ("*_dwimap.nii.gz", "*_dwimap.json", "group/")
+IGNORED = ("*_dwimap.nii.gz", "*_dwimap.json", "group")
 """What of our output the specification does not know."""
 
 README = """# Maps of diffusion microstructure

@@ -135,7 +135,8 @@ def run_all(
     Returns
     -------
     Totals
-        A full disk stops the handing out: no task would do better than the last.
+        A full disk stops the handing out: no task would do better than the last. What has begun
+        comes to its end.
     """
     from distributed import as_completed
 
@@ -144,8 +145,9 @@ def run_all(
     run, room = uuid4().hex[:8], _Room(client)
 
     def submit(task: Any, attempt: int) -> None:
-        # what is tried again comes last, and its name is new: Dask would give the old result
-        name = f"{task.key}-{attempt}-{run}"
+        # one group, so that tasks wait at the scheduler and not at a process, which may die; what is
+        # tried again comes last, and its name is new: Dask would give the old result
+        name = (f"job-{run}", f"{task.key}-{attempt}")
         call = (_on_worker, work, task, gpus)
         future = client.submit(*call, key=name, pure=False, retries=0, priority=-attempt)
         open_tasks[name] = (task, attempt, future)
@@ -162,10 +164,17 @@ def run_all(
             else:
                 submit(task, 1)
 
+    def let_go() -> None:
+        started = {name for names in client.processing().values() for name in names}
+        waiting_yet = [name for name in open_tasks if name not in started]
+        client.cancel([open_tasks.pop(name)[2] for name in waiting_yet])
+
     try:
         fill()
         while open_tasks:
             future = next(running)
+            if future.key not in open_tasks:  # let go of
+                continue
             task, attempt, _ = open_tasks.pop(future.key)
             outcome = replace(_outcome(task.key, future), attempts=attempt)
             if cancelled():
@@ -173,6 +182,7 @@ def run_all(
                 break
             if outcome.full:
                 totals.stopped = f"the disk is full ({outcome.error})"
+                let_go()
             if outcome.status == "failed" and attempt <= retries and not totals.stopped:
                 totals.retried += 1
                 submit(task, attempt + 1)
