@@ -145,8 +145,8 @@ def run_all(
     run, room = uuid4().hex[:8], _Room(client)
 
     def submit(task: Any, attempt: int) -> None:
-        # one group, so that tasks wait at the scheduler and not at a process, which may die; what is
-        # tried again comes last, and its name is new: Dask would give the old result
+        # one group, so that tasks wait at the scheduler and not at a process, which may die; what
+        # is tried again comes last, and its name is new: Dask would give the old result
         name = (f"job-{run}", f"{task.key}-{attempt}")
         call = (_on_worker, work, task, gpus)
         future = client.submit(*call, key=name, pure=False, retries=0, priority=-attempt)
