@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .cohort.cluster import Place
     from .cohort.dataset import Dataset
     from .cohort.jobs import Job, Options, Outcome
-    from .cohort.run import Totals
+    from .cohort.totals import Totals
 
 SOME_FAILED = 3
 """Exit code where scans failed, or were not reached; all others are done."""

@@ -15,7 +15,8 @@ from DMRIMicroLib.cohort import cluster, state
 from DMRIMicroLib.cohort.cluster import Place, local_workers, needed_memory, parse_bytes
 from DMRIMicroLib.cohort.dataset import Dataset
 from DMRIMicroLib.cohort.jobs import Outcome
-from DMRIMicroLib.cohort.run import AHEAD, LEAST_AHEAD, Totals, few_deaths, keep_run, run_all
+from DMRIMicroLib.cohort.run import AHEAD, LEAST_AHEAD, few_deaths, run_all
+from DMRIMicroLib.cohort.totals import Totals, keep_run
 from DMRIMicroLib.errors import InputError
 
 pytest.importorskip("distributed")

@@ -69,6 +69,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["short"] = short
     kinds = Counter(row.acquisition for row in rows)
     lacking = Counter(f"{m}: {why}" for row in rows for m, why in row.left_out.items())
     return environment.get_template(TEMPLATE).render(
@@ -113,8 +114,15 @@ def _histogram(title: str, values: Sequence[float], far: Sequence[float]) -> His
     # the same outlier need not be drawn a thousand times
     marks = sorted({round(WIDTH * (v - low) / (high - low), 1) for v in far if high > low})
     middle = float(np.median(data))
-    said = [f"{v:.4g}" for v in (low, middle, high)]
+    said = [short(v) for v in (low, middle, high)]
     return Histogram(title, *said, bars, round(step - 1, 1), marks, len(data))
+
+
+def short(value: Any) -> str:
+    """Write a number of four digits, or what is no number as it is."""
+    if not isinstance(value, int | float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def region_means(rows: Sequence[Sequence[Any]]) -> list[tuple[str, str, str, int, str, str, str]]:

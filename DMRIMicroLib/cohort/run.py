@@ -5,17 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
-from ..errors import InputError
-from ..version import __version__
-from . import state
 from .cluster import gpu_of
 from .jobs import Job, Outcome
+from .totals import Totals, keep_run
 from .work import keep_failure, run_job
 
 if TYPE_CHECKING:
@@ -38,68 +35,6 @@ class Task(Protocol):
     def key(self) -> str:
         """Name, one of its own among all tasks."""
         ...
-
-
-@dataclass
-class Totals:
-    """What became of all tasks.
-
-    Attributes
-    ----------
-    done, present, failed, retried : int
-        Present: done before. Retried: attempts beyond the first.
-    stopped : str
-        Why no more were handed out; empty if all were.
-    seconds, busy : float
-        On the clock; and of all tasks together, in their processes.
-    workers : int
-        Processes, at most.
-    voxels : int
-    most_ahead : int
-        Tasks that the scheduler knew at a time, at most.
-    errors : list of Outcome
-    left_out : dict of str to list
-        By method and reason: names of scans.
-    """
-
-    done: int = 0
-    present: int = 0
-    failed: int = 0
-    retried: int = 0
-    stopped: str = ""
-    seconds: float = 0.0
-    busy: float = 0.0
-    workers: int = 0
-    voxels: int = 0
-    most_ahead: int = 0
-    errors: list[Outcome] = field(default_factory=list)
-    left_out: dict[str, list[str]] = field(default_factory=dict)
-
-    def count(self, outcome: Outcome) -> None:
-        """Take in how a task ended."""
-        setattr(self, outcome.status, getattr(self, outcome.status) + 1)
-        self.busy += outcome.seconds
-        self.voxels += outcome.voxels
-        if outcome.status == "failed":
-            self.errors.append(outcome)
-        for method, why in outcome.left_out.items():
-            self.left_out.setdefault(f"{method}: {why}", []).append(outcome.key)
-
-    @property
-    def ended(self) -> int:
-        """Tasks that came to an end, good or bad."""
-        return self.done + self.present + self.failed
-
-    def throughput(self) -> dict[str, float]:
-        """Return scans an hour, and what a scan costs beside its own work."""
-        worked = self.done + self.failed
-        share = self.seconds * max(1, self.workers)
-        return {
-            "scans_per_hour": round(3600 * self.done / max(self.seconds, 1e-9), 1),
-            "voxels_per_second": round(self.voxels / max(self.seconds, 1e-9)),
-            "busy_share": round(self.busy / max(share, 1e-9), 3),
-            "overhead_per_scan_s": round(max(0.0, share - self.busy) / max(1, worked), 3),
-        }
 
 
 def run_all(
@@ -138,62 +73,93 @@ def run_all(
         A full disk stops the handing out: no task would do better than the last. What has begun
         comes to its end.
     """
-    from distributed import as_completed
-
-    totals, started = Totals(), time.monotonic()
-    waiting, running, open_tasks = iter(tasks), as_completed(), {}
-    run, room = uuid4().hex[:8], _Room(client)
-
-    def submit(task: Any, attempt: int) -> None:
-        # one group, so that tasks wait at the scheduler and not at a process, which may die; what
-        # is tried again comes last, and its name is new: Dask would give the old result
-        name = (f"job-{run}", f"{task.key}-{attempt}")
-        call = (_on_worker, work, task, gpus)
-        future = client.submit(*call, key=name, pure=False, retries=0, priority=-attempt)
-        open_tasks[name] = (task, attempt, future)
-        running.add(future)
-        totals.most_ahead = max(totals.most_ahead, len(open_tasks))
-
-    def fill() -> None:
-        while not totals.stopped and len(open_tasks) < room.now():
-            if (task := next(waiting, None)) is None:
-                return
-            if isinstance(task, Outcome):
-                totals.count(task)
-                ended(task, totals)
-            else:
-                submit(task, 1)
-
-    def let_go() -> None:
-        started = {name for names in client.processing().values() for name in names}
-        waiting_yet = [name for name in open_tasks if name not in started]
-        client.cancel([open_tasks.pop(name)[2] for name in waiting_yet])
-
+    hand, started = _Hand(tasks, client, work, gpus, ended), time.monotonic()
+    totals = hand.totals
     try:
-        fill()
-        while open_tasks:
-            future = next(running)
-            if future.key not in open_tasks:  # let go of
+        hand.fill()
+        while hand.running:
+            if (back := hand.next()) is None:
                 continue
-            task, attempt, _ = open_tasks.pop(future.key)
-            outcome = replace(_outcome(task.key, future), attempts=attempt)
+            task, outcome = back
             if cancelled():
                 totals.stopped = "it was stopped"
                 break
             if outcome.full:
                 totals.stopped = f"the disk is full ({outcome.error})"
-                let_go()
-            if outcome.status == "failed" and attempt <= retries and not totals.stopped:
+                hand.let_go()
+            if outcome.status == "failed" and outcome.attempts <= retries and not totals.stopped:
                 totals.retried += 1
-                submit(task, attempt + 1)
+                hand.submit(task, outcome.attempts + 1)
             else:
-                totals.count(outcome)
-                ended(outcome, totals)
-            fill()
+                hand.count(outcome)
+            hand.fill()
     finally:
-        client.cancel([future for _, _, future in open_tasks.values()])
-        totals.seconds, totals.workers = time.monotonic() - started, room.most
+        client.cancel([future for _, _, future in hand.running.values()])
+        totals.seconds, totals.workers = time.monotonic() - started, hand.room.most
     return totals
+
+
+class _Hand:
+    """Hands tasks to the cluster, and takes them back.
+
+    Attributes
+    ----------
+    running : dict
+        By Dask's name: task, attempt and future of what the cluster has.
+    """
+
+    def __init__(
+        self,
+        tasks: Iterable[Any],
+        client: Client,
+        work: Callable[[Any], Outcome],
+        gpus: int,
+        ended: Callable[[Outcome, Totals], None],
+    ) -> None:
+        from distributed import as_completed
+
+        self.waiting, self.client, self.work = iter(tasks), client, work
+        self.gpus, self.ended, self.totals = gpus, ended, Totals()
+        self.running: dict[Any, tuple[Any, int, Future]] = {}
+        self.back, self.room, self.run = as_completed(), _Room(client), uuid4().hex[:8]
+
+    def submit(self, task: Any, attempt: int) -> None:
+        # one group, so that tasks wait at the scheduler and not at a process, which may die; what
+        # is tried again comes last, and its name is new: Dask would give the old result
+        name = (f"job-{self.run}", f"{task.key}-{attempt}")
+        call = (_on_worker, self.work, task, self.gpus)
+        future = self.client.submit(*call, key=name, pure=False, retries=0, priority=-attempt)
+        self.running[name] = (task, attempt, future)
+        self.back.add(future)
+        self.totals.most_ahead = max(self.totals.most_ahead, len(self.running))
+
+    def fill(self) -> None:
+        """Give the cluster what it has room for."""
+        while not self.totals.stopped and len(self.running) < self.room.now():
+            if (task := next(self.waiting, None)) is None:
+                return
+            if isinstance(task, Outcome):
+                self.count(task)
+            else:
+                self.submit(task, 1)
+
+    def next(self) -> tuple[Any, Outcome] | None:
+        """Wait for a task to end; None if it was one that had been let go of."""
+        future = next(self.back)
+        if future.key not in self.running:
+            return None
+        task, attempt, _ = self.running.pop(future.key)
+        return task, replace(_outcome(task.key, future), attempts=attempt)
+
+    def let_go(self) -> None:
+        """Take back what has not begun."""
+        begun = {name for names in self.client.processing().values() for name in names}
+        idle = [name for name in self.running if name not in begun]
+        self.client.cancel([self.running.pop(name)[2] for name in idle])
+
+    def count(self, outcome: Outcome) -> None:
+        self.totals.count(outcome)
+        self.ended(outcome, self.totals)
 
 
 class _Room:
@@ -266,19 +232,3 @@ def run_cohort(
     totals = run_all(jobs, client, retries=retries, gpus=gpus, ended=ended, cancelled=cancelled)
     keep_run(out, totals)
     return totals
-
-
-def keep_run(out: Path, totals: Totals) -> Path:
-    """Write what a run came to; return the file."""
-    now = datetime.now(UTC)
-    content = {k: v for k, v in asdict(totals).items() if k != "errors"}
-    content |= {"version": __version__, "ended": now.isoformat(timespec="seconds")}
-    content |= {"failed_scans": [outcome.key for outcome in totals.errors]}
-    content |= {"throughput": totals.throughput()}
-    file = out / state.STATE / state.RUNS / f"{now:%Y%m%dT%H%M%S.%f}.json"
-    try:
-        state.write_atomically(file, content)
-    except OSError as error:
-        if not state.out_of_room(error):
-            raise InputError(f"cannot be written ({error})", "See who may.", file=file) from error
-    return file
