@@ -2,6 +2,6 @@
 
 `dataset` finds the scans; `jobs` says what is to be made of one, and `state` whether it is done;
 `work` does it; `derivatives` names and writes what BIDS calls derivatives; `cluster` opens Dask
-where there is one, `run` hands the jobs out and `totals` counts them; `group`, `rois` and `overview`
-look at all scans together. Dask is imported by `cluster` and `run` alone, when they are used.
+where there is one, `run` hands the jobs out and `totals` counts them; `group`, `rois` and
+`overview` look at all scans together. Dask is imported by `cluster` and `run` alone, when used.
 """
