@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from test_codebook_training import tiny_pool
-from tiny_codebook import tiny_network
+from tiny_codebook import tiny_network, tiny_space
 
 from DMRIMicroLib.training.codebook import codebook_loss, example_stream, scale_of
 from DMRIMicroLib.training.examples import ExampleConfig
@@ -19,7 +19,7 @@ def main(pool: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     files = sorted(pool.glob("*.safetensors"))
     settings = Training(steps=STEPS, batch=BATCH, warmup=5, save_every=1)
-    stream = example_stream(files, 0, ExampleConfig(edge=16), workers=0)
+    stream = example_stream(files, tiny_space(), 0, ExampleConfig(edge=16), workers=0)
     made = train(tiny_network(), stream, codebook_loss(scale_of(files)), settings, folder)
     torch.save(made.state_dict(), folder / "made.pt")
 

@@ -204,11 +204,13 @@ def _outcome(key: str, future: Future) -> Outcome:
 
 @contextmanager
 def few_deaths(retries: int) -> Iterator[None]:
-    """Have Dask give up a task after one death more than retries, for clusters opened within."""
+    """Have Dask give up a task that kills its processes, in clusters opened within."""
     import dask
 
-    # each attempt of ours may cost one process; Dask's own 3 would multiply
-    with dask.config.set({"distributed.scheduler.allowed-failures": max(1, retries)}):
+    # Dask's own 3 would multiply with our attempts, and 0 would blame a task that had not begun;
+    # none is to wait at a process, beside the one that it works on, to die with it
+    settings = {"allowed-failures": max(1, retries), "worker-saturation": 1.0}
+    with dask.config.set({f"distributed.scheduler.{k}": v for k, v in settings.items()}):
         yield
 
 
