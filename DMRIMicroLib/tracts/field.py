@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..maps import MapSet
 from ..physics.linalg import eigh3
 from ..physics.sh import fit_matrix, sh_basis, sh_order
-from .peaks import hemisphere, sh_peaks
+from .peaks import BATCH, hemisphere, idle, sh_peaks
 
 TENSOR_ORDER = 8
 """Order of the harmonics that a tensor's distribution is written in."""
@@ -56,11 +56,17 @@ class Field:
 
 
 def tensor_field(
-    tensor: NDArray, mask: NDArray[np.bool_], affine: NDArray, *, drawn: bool = False
+    tensor: NDArray,
+    mask: NDArray[np.bool_],
+    affine: NDArray,
+    *,
+    drawn: bool = False,
+    tick: Callable[[], None] = idle,
 ) -> Field:
     """Follow the principal axis of tensors: (x, y, z, 6) in RAS, xx, yy, zz, xy, xz, yz.
 
-    With `drawn`, `tensor_odf` is the distribution to draw from.
+    With `drawn`, `tensor_odf` is the distribution to draw from. `tick` is called now and then; an
+    exception from it stops the work.
     """
     usable = mask & np.isfinite(tensor).all(-1) & tensor.any(-1)
     rows = torch.tensor(tensor[usable], dtype=torch.float64).T.contiguous()
@@ -72,36 +78,54 @@ def tensor_field(
     odf = None
     if drawn:
         odf = np.zeros((*mask.shape, (TENSOR_ORDER + 1) * (TENSOR_ORDER + 2) // 2))
-        odf[usable] = tensor_odf(rows).numpy()
+        odf[usable] = tensor_odf(rows, tick).numpy()
     return Field(axes, strength, affine, odf)
 
 
-def odf_field(odf: NDArray, mask: NDArray[np.bool_], affine: NDArray) -> Field:
-    """Follow the peaks of distributions: (x, y, z, c) harmonics in RAS."""
+def odf_field(
+    odf: NDArray, mask: NDArray[np.bool_], affine: NDArray, *, tick: Callable[[], None] = idle
+) -> Field:
+    """Follow the peaks of distributions: (x, y, z, c) harmonics in RAS; `tick` as above."""
     usable = mask & np.isfinite(odf).all(-1) & odf.any(-1)
-    found, height = sh_peaks(torch.tensor(odf[usable], dtype=torch.float64))
+    found, height = sh_peaks(torch.tensor(odf[usable], dtype=torch.float64), tick)
     axes = np.zeros((*mask.shape, *found.shape[1:]))
     strength = np.zeros((*mask.shape, found.shape[1]))
     axes[usable], strength[usable] = found.numpy(), height.numpy()
     return Field(axes, strength, affine, np.where(usable[..., None], odf, 0).astype(np.float64))
 
 
-def tensor_odf(rows: Tensor) -> Tensor:
+def tensor_odf(rows: Tensor, tick: Callable[[], None] = idle) -> Tensor:
     """Share of diffusion in each direction's solid angle: (6, n) tensors -> (n, c) harmonics.
 
     psi(u) = 1 / (4 pi |D|^1/2 (u' D^-1 u)^3/2), the Gaussian case of eq. 3 of I. Aganj et al.,
     Magn. Reson. Med. 64 (2010) 554-566. It says how freely water moves, not how sure the fibre is.
     """
+    at = torch.tensor(hemisphere()[0]).to(rows)
+    to_harmonics = fit_matrix(at, TENSOR_ORDER, smooth=0.0).T
+    x, y, z = at.T
+    squares = torch.stack([x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z])
+    out = []
+    for part in rows.split(BATCH, 1):
+        tick()
+        inverse, root = _inverse(part)
+        form = inverse @ squares  # u' D^-1 u
+        out.append((form.rsqrt() / form / root) @ to_harmonics)
+    return torch.cat(out) if out else rows.new_zeros(0, to_harmonics.shape[1])
+
+
+def _inverse(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Invert tensors of largest eigenvalue 1: (6, n) -> (n, 6), and 4 pi |D|^1/2: (n, 1).
+
+    The scale of D is taken out, on which psi does not depend.
+    """
     xx, yy, zz, xy, xz, yz = rows
     full = torch.stack([torch.stack(r, -1) for r in ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))], -1)
     values, frame = torch.linalg.eigh(full)
-    values = values.clamp(min=0)
-    values = values.clamp(min=THINNEST * values[:, -1:]).clamp(min=torch.finfo(rows.dtype).tiny)
-    values = values / values[:, -1:]  # psi does not depend on the scale of D
-    at = torch.tensor(hemisphere()[0]).to(rows)
-    square = ((at @ frame) ** 2 / values[:, None]).sum(-1)
-    psi = square**-1.5 / (4 * math.pi * values.prod(-1, keepdim=True).sqrt())
-    return psi @ fit_matrix(at, TENSOR_ORDER, smooth=0.0).T
+    largest = values[:, -1:].clamp(min=torch.finfo(rows.dtype).tiny)
+    values = (values / largest).clamp(min=THINNEST)
+    inverse = (frame / values[:, None]) @ frame.mT
+    root = 4 * math.pi * values.prod(-1, keepdim=True).sqrt()
+    return inverse[:, [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]], root
 
 
 def tensor_deviation(maps: MapSet) -> NDArray | None:

@@ -15,11 +15,18 @@ from ..errors import InputError
 SMOOTHING = 4.0
 """Standard deviation of the images that are compared [mm]: halves differ in their folds."""
 
-POINTS = 20_000
+AFFECTED = 0.05
+"""Places to whose smoothed image the lesion adds more than this share are left out."""
+
+POINTS = 8_000
 """Voxels that are compared."""
 
-TILTS = (-8.0, 0.0, 8.0)
-"""Starting angles of the search [degrees]."""
+SIDES, TILTS = (-3.3, 0.3, 3.9), (-7.7, 0.3, 8.3)
+"""Offsets [mm] and angles [degrees] at which the search starts: none lets a voxel fall onto another
+exactly, which looks more alike than it is."""
+
+FIRST_STEPS = (4.0, 4.0, 4.0)
+"""Of the search: offset [mm] and angles [degrees]."""
 
 STEEPEST = 30.0
 """A plane tilted more than this [degrees] from the sagittal is no midline."""
@@ -67,30 +74,30 @@ def find_midline(
     if not inside.any():
         raise InputError("there is no brain outside the lesion", "Check the mask and the lesion.")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    # smoothed within the brain, so that its edge does not count as dark tissue
-    values, weight = (
-        gaussian_filter(np.where(inside, part, 0).astype(float), SMOOTHING / spacing)
-        for part in (image, 1.0)
+    # smoothed across the edge of the brain, which is symmetric too: nothing jumps in the search
+    blurred, sick = (
+        gaussian_filter(part.astype(np.float32), SMOOTHING / spacing)
+        for part in (np.where(inside, image, 0), leave_out)
     )
-    smooth = np.where(weight > 0.1, values / np.maximum(weight, 0.1), 0)
-    layers = Image(np.stack([smooth * inside, inside, leave_out]), affine)
-    points = world(affine, mask.shape)[inside]
-    here = smooth[inside]
+    layers = Image(np.stack([blurred, sick]), affine)
+    healthy = mask & (sick < AFFECTED)
+    points, here = world(affine, mask.shape)[healthy], blurred[healthy]
     every = max(1, len(points) // POINTS)
     points, here = points[::every], here[::every]
+    if not len(points):
+        raise InputError("there is no brain beside the lesion", "Check the mask and the lesion.")
     middle = points.mean(0)
 
     def unlike(place: NDArray) -> float:
-        plane = _plane(place, middle)
-        value, known, sick = sample(layers, plane.mirrored(points))
-        # a mirror image that misses the brain is as unlike as can be; the lesion does not count
-        there = np.where(known > 0.5, value / np.maximum(known, 0.5), 0)
-        use = sick < 0.1
-        return -float(np.corrcoef(here[use], there[use])[0, 1])
+        there, ill = sample(layers, _plane(place, middle).mirrored(points))
+        use = ill < AFFECTED
+        return -float(np.corrcoef(here[use], there[use])[0, 1]) if use.any() else 0.0
 
-    starts = [(0.0, yaw, roll) for yaw in TILTS for roll in TILTS]
+    starts = [(side, yaw, roll) for side in SIDES for yaw in TILTS for roll in TILTS]
     best = min(starts, key=lambda start: unlike(np.array(start)))
-    found = minimize(unlike, best, method="Nelder-Mead", options={"xatol": 0.02, "fatol": 1e-6})
+    simplex = np.array(best) + np.vstack([np.zeros(3), np.diag(FIRST_STEPS)])
+    options = {"xatol": 0.02, "fatol": 1e-6, "initial_simplex": simplex}
+    found = minimize(unlike, best, method="Nelder-Mead", options=options)
     plane = _plane(found.x, middle)
     tilt = np.rad2deg(np.arccos(min(1.0, abs(plane.normal[0]))))
     if tilt > STEEPEST:

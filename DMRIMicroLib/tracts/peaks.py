@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -35,13 +36,19 @@ BATCH = 4096
 """Voxels at a time."""
 
 
-def sh_peaks(coefficients: Tensor) -> tuple[Tensor, Tensor]:
+def idle() -> None:
+    """Do nothing, where nobody watches."""
+
+
+def sh_peaks(coefficients: Tensor, tick: Callable[[], None] = idle) -> tuple[Tensor, Tensor]:
     """Find the peaks of distributions in spherical harmonics.
 
     Parameters
     ----------
     coefficients : (n, c) tensor
         In the basis of `physics.sh`.
+    tick : callable
+        Called for every batch; an exception from it stops the work.
 
     Returns
     -------
@@ -50,8 +57,11 @@ def sh_peaks(coefficients: Tensor) -> tuple[Tensor, Tensor]:
     (n, MOST) tensor
         Their height as a share of the highest; 0 where there are fewer.
     """
-    parts = [_peaks(part) for part in coefficients.split(BATCH)]
-    if not parts:
+    parts = []
+    for part in coefficients.split(BATCH):
+        tick()
+        parts.append(_peaks(part))
+    if not len(coefficients):
         return coefficients.new_zeros(0, MOST, 3), coefficients.new_zeros(0, MOST)
     axes, heights = zip(*parts, strict=True)
     return torch.cat(axes), torch.cat(heights)

@@ -35,6 +35,9 @@ OUTLINES = {"lesion": "#ff5252", "rim": "#ffb300", "contralateral": "#40c4ff"}
 LEAST_LIKENESS = 0.6
 """A plane about which the brain is less symmetric than this is told with a caution."""
 
+MARGIN = 4
+"""Voxels around the head in the picture."""
+
 NEAREST_DRAWN = 6
 """Bundles in the picture."""
 
@@ -120,6 +123,7 @@ def _drawn(plan: Plan) -> str:
     back, *masks = _canonical(picture, plan)
     regions = dict(zip(plan.regions, masks[: len(plan.regions)], strict=True))
     visits = dict(zip(picture.visits, masks[len(plan.regions) :], strict=True))
+    regions["rim"] = regions["rim"] | regions["lesion"]  # its outer border alone is drawn
     at = np.rint(np.argwhere(regions["lesion"]).mean(0)).astype(int)
     spacing = np.linalg.norm(nib.as_closest_canonical(_image(back, picture)).affine[:3, :3], axis=0)
     figure = Figure(figsize=(10, 3.6), facecolor="black", layout="constrained")
@@ -132,7 +136,7 @@ def _drawn(plan: Plan) -> str:
         axes.imshow(turn(back), origin="lower", aspect=aspect, **grey)
         for name, colour in bundle_colours(plan).items():
             _fill(axes, turn(visits[name]), colour, aspect)
-        for name, colour in OUTLINES.items():
+        for name, colour in reversed(OUTLINES.items()):
             if (part := turn(regions[name])).any():
                 axes.contour(part.astype(float), [0.5], colors=colour, linewidths=1.4)
         axes.set_title(title, color="white", fontsize=9)
@@ -173,7 +177,10 @@ def _image(data: NDArray, picture: Picture) -> nib.Nifti1Image:
 
 
 def _canonical(picture: Picture, plan: Plan) -> list[NDArray]:
-    """Turn the map, the regions and the bundles to the nearest RAS order."""
+    """Turn map, regions and bundles to the nearest RAS order, and cut them to the head."""
     parts = [picture.back, *plan.regions.values(), *picture.visits.values()]
     turned = [np.asarray(nib.as_closest_canonical(_image(p, picture)).dataobj) for p in parts]
-    return [turned[0], *(part > 0 for part in turned[1:])]
+    filled = np.argwhere((turned[0] > 0) | (turned[1] > 0))
+    low, high = filled.min(0) - MARGIN, filled.max(0) + MARGIN + 1
+    cut = tuple(slice(max(a, 0), b) for a, b in zip(low, high, strict=True))
+    return [turned[0][cut], *(part[cut] > 0 for part in turned[1:])]

@@ -50,6 +50,8 @@ class AtRisk:
 def at_risk(name: str, lines: Tractogram, lesion: Region, distance: float) -> AtRisk:
     """Measure how far a bundle of one line or more is from a lesion; `distance` in mm."""
     points, owner = dense(lines, STEP)
+    near = _hopeful(lesion, points, owner)
+    points, owner = points[near], owner[near]
     away = distance_from(lesion, points)
     closest = np.full(len(lines), np.inf)
     np.minimum.at(closest, owner, away)
@@ -66,15 +68,36 @@ def at_risk(name: str, lines: Tractogram, lesion: Region, distance: float) -> At
     )
 
 
+def _hopeful(lesion: Region, points: NDArray, owner: NDArray) -> NDArray[np.bool_]:
+    """Which points can be the nearest of their line: (n, 3), (n,) -> (n,) bool.
+
+    The way to a voxel's face is shorter than that to its centre by half a diagonal at most.
+    """
+    spacing = np.linalg.norm(lesion.affine[:3, :3], axis=0)
+    tree, index = _border(lesion)[0], _index(lesion, points)
+    away = tree.query(index * spacing)[0]
+    best = np.full(owner.max() + 1, np.inf)
+    np.minimum.at(best, owner, away)
+    return away <= best[owner] + 0.5 * float(np.linalg.norm(spacing))
+
+
 def distance_from(lesion: Region, points: NDArray) -> NDArray[np.float64]:
     """Distance of points from the faces of a lesion's voxels [mm], 0 inside: (n, 3) -> (n,)."""
     spacing = np.linalg.norm(lesion.affine[:3, :3], axis=0)
-    inverse = np.linalg.inv(lesion.affine)
-    index = points @ inverse[:3, :3].T + inverse[:3, 3]
-    # only voxels at the border can be the nearest to a point outside
-    border = np.argwhere(lesion.inside & ~binary_erosion(lesion.inside))
-    tree = cKDTree(border * spacing)
+    index = _index(lesion, points)
+    tree, border = _border(lesion)
     which = tree.query(index * spacing, k=min(CANDIDATES, len(border)))[1]
     gap = np.abs(index[:, None] - border[which.reshape(len(index), -1)]) - 0.5
     away = np.linalg.norm(np.maximum(gap, 0) * spacing, axis=-1).min(1)
     return np.where(lesion.contains(points), 0.0, away)
+
+
+def _index(lesion: Region, points: NDArray) -> NDArray[np.float64]:
+    inverse = np.linalg.inv(lesion.affine)
+    return points @ inverse[:3, :3].T + inverse[:3, 3]
+
+
+def _border(lesion: Region) -> tuple[cKDTree, NDArray[np.int_]]:
+    """Voxels that can be the nearest to a point outside: a tree in mm, and their indices."""
+    border = np.argwhere(lesion.inside & ~binary_erosion(lesion.inside))
+    return cKDTree(border * np.linalg.norm(lesion.affine[:3, :3], axis=0)), border

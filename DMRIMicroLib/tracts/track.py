@@ -202,13 +202,16 @@ def _stack(
         image = _deconvolved(maps, scan, allowed, device, watch) if named else odf
         images, what = [image], _What(str(name), text)
 
+    def tick() -> None:
+        watch(watch.done, text)
+
     def fields() -> Iterator[tuple[Field, tuple[float, float]]]:
         for k, image in enumerate(images):
             checked = _checked(image, allowed.shape, 6 if of_tensors else None)
             if of_tensors:
-                field = tensor_field(checked, allowed, maps.affine, drawn=drawn)
+                field = tensor_field(checked, allowed, maps.affine, drawn=drawn, tick=tick)
             else:
-                field = odf_field(checked, allowed, maps.affine)
+                field = odf_field(checked, allowed, maps.affine, tick=tick)
             yield field, (k / what.count, (k + 1) / what.count)
 
     return fields(), what
