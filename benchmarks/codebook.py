@@ -81,7 +81,7 @@ def under_test(weights: str):
 
     def work(scan) -> Fitted:
         maps = codebook(scan, weights=weights, device="cpu")
-        return Fitted(in_mask(maps, scan), {"codebook": predicted(scan, weights)})
+        return Fitted(in_mask(maps, scan), {"codebook": by_space(scan, weights)})
 
     return work
 
@@ -109,7 +109,7 @@ def in_mask(maps, scan) -> dict[str, np.ndarray]:
     return values
 
 
-def predicted(scan, weights: str):
+def by_space(scan, weights: str):
     """Return the prediction of signals by the posterior in the signal space."""
     import torch
 

@@ -99,7 +99,7 @@ class Kernels(nn.Module):
         (n, m) tensor
         """
         b = torch.as_tensor(acquisition.bvals / 1e3).to(weights).round(decimals=4)
-        g = torch.as_tensor(acquisition.bvecs).to(weights) @ frame.to(weights).T
+        g = torch.as_tensor(acquisition.bvecs.copy()).to(weights) @ frame.to(weights).T
         values, which = torch.unique(b, return_inverse=True)
         response = self.response(values, acquisition.delta, acquisition.Delta)
         mixed = torch.einsum("nk,bkl->nbl", weights, response)

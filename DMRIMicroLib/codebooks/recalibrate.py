@@ -138,7 +138,7 @@ def _regression(seen: Tensor, told: Tensor, weights: Tensor) -> Tensor:
     for k in range(told.shape[1]):
         w = weights[:, k]
         own = torch.eye(seen.shape[1]).to(seen)[k]
-        held = HELD * w.mean() * seen.square().mean((0, 2)).clamp(min=1e-6)
+        held = HELD * w.mean() * seen.square().mean((0, 2)).clamp(min=1.0)
         matrix = torch.einsum("njm,nm,nim->ji", seen, w, seen) + torch.diag(held)
         right = torch.einsum("njm,nm,nm->j", seen, w, told[:, k]) + held * own
         rows.append(torch.linalg.solve(matrix.double(), right.double()).to(seen))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..codebooks.network import Codebook, Prediction
+from ..codebooks.network import GROUP, GROUPS, Codebook, Posterior, Prediction
 from ..codebooks.scale import Scale
 from ..signals.space import Space
 from .examples import Example, ExampleConfig, Examples
@@ -21,6 +22,11 @@ SIGNAL_ERROR = 0.02
 
 SIGNAL_WEIGHT = 0.3
 """Of the signal's cost beside that of the metrics."""
+
+DOUBT = (1e-5, 0.03)
+"""Range of the variance of numbers that the head is taught with."""
+
+HEAD_RATE, HEAD_BATCH = 3e-3, 2048
 
 LEAST = 1e-6
 """Smallest variance of a number of the signal space that a posterior may claim."""
@@ -67,6 +73,42 @@ def metric_loss(found: Prediction, labels: Tensor, known: Tensor) -> tuple[Tenso
     nll = weight * (0.5 * cost / variance + found.log_sd)
     count = known.sum(0).clamp(min=1)
     return (nll * known).sum() / known.sum().clamp(min=1), squared.detach().sum(0) / count
+
+
+def teach_head(
+    network: Codebook, files: Sequence[Path], scale: Scale, steps: int = 2500, seed: int = 0
+) -> float:
+    """Teach a network to read metrics off the signal space, before it learns what to expect.
+
+    Voxels by themselves, their numbers known up to a little: this costs a minute, and the metrics
+    of dense data are never better than this. Returns the last loss.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    columns = columns_of(scale)
+    slices = [load_mapped(file) for file in files]
+    numbers = torch.cat([s.numbers.T for s in slices])
+    labels = scale.encode(torch.cat([s.labels[columns].T for s in slices]).float())
+    known = torch.cat([s.known[columns].T for s in slices])
+    own = [*network.head.parameters(), *network.mix.parameters(), *network.mean.parameters()]
+    optimiser = torch.optim.Adam(own, HEAD_RATE)
+    low, high = (math.log(v) for v in DOUBT)
+    cost = torch.zeros(())
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = HEAD_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+        at = torch.randint(len(numbers), (HEAD_BATCH,), generator=generator)
+        u = torch.rand(HEAD_BATCH, GROUPS, generator=generator)
+        variance = torch.exp(low + (high - low) * u)[:, GROUP]
+        noise = torch.randn(HEAD_BATCH, variance.shape[1], generator=generator)
+        seen = Posterior(numbers[at] + variance.sqrt() * noise, variance)
+        nothing = numbers.new_zeros(HEAD_BATCH, network.shape.widths[0])
+        found = network.tell(seen, nothing)
+        error = torch.where(known[at], labels[at] - found.mean, 0.0)
+        cost = nn.functional.smooth_l1_loss(error, torch.zeros_like(error))
+        optimiser.zero_grad()
+        cost.backward()
+        optimiser.step()
+    return float(cost.detach())
 
 
 def codebook_loss(scale: Scale):

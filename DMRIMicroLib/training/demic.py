@@ -18,14 +18,19 @@ DECAY_WEIGHT = 0.1
 SHELLS = 2
 """At least, beside b0 images: three unknowns."""
 
+TOP = 3100.0
+"""Highest b [s/mm2] of a shell whose scattered volumes all lie below `signals.space.HIGHEST`, above
+which examples lose them, and perhaps the second shell."""
+
 
 def two_shells(config: ExampleConfig) -> ExampleConfig:
-    """Return the same examples with protocols that tell alpha, beta and gamma."""
+    """Return the same examples with protocols that tell alpha, beta and gamma, and with labels."""
     own = config.protocol
     shells = (max(SHELLS, own.shells[0]), max(SHELLS, own.shells[1]))
     volumes = (max(own.volumes[0], 2 * SHELLS + 1), own.volumes[1])
-    protocol = replace(own, shells=shells, volumes=volumes, missing_b0=0.0)
-    return replace(config, protocol=protocol)
+    b = (min(own.b[0], TOP), min(own.b[1], TOP))
+    protocol = replace(own, shells=shells, volumes=volumes, b=b, missing_b0=0.0)
+    return replace(config, protocol=protocol, strange=0.0)
 
 
 def demic_loss(scale: Scale):

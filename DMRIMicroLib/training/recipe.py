@@ -194,6 +194,8 @@ def train_codebook(
     if not (folder / loop.CHECKPOINT).exists():
         progress(0.0, "Looking at examples")
         settle(network, [example.tokens for example in islice(stream(0), recipe.settle)])
+        progress(0.0, "Learning to read metrics")
+        task.start(network, known, scale)
     stopped = [False]
 
     def asked() -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -12,7 +13,7 @@ from ..codebooks.demic_maps import KIND as DEMIC
 from ..codebooks.demic_maps import DemicSlices
 from ..codebooks.network import Codebook
 from ..codebooks.scale import Scale
-from .codebook import codebook_loss
+from .codebook import codebook_loss, teach_head
 from .demic import demic_loss, two_shells
 from .examples import ExampleConfig
 
@@ -45,16 +46,21 @@ class Task:
         From the scale of the metrics to the loss of an example.
     examples : callable
         From how slices are scanned to how they are for this network.
+    start : callable
+        Gets network, files and scale before the first step.
     """
 
     about: str
     build: Callable[[Recipe], nn.Module]
     loss: Callable[[Scale], Any]
     examples: Callable[[ExampleConfig], ExampleConfig] = lambda config: config
+    start: Callable[[Any, Sequence[Path], Scale], Any] = lambda network, files, scale: None
 
 
 TASKS = {
-    "codebook": Task(ABOUT, lambda recipe: Codebook(recipe.shape()), codebook_loss),
+    "codebook": Task(
+        ABOUT, lambda recipe: Codebook(recipe.shape()), codebook_loss, start=teach_head
+    ),
     DEMIC: Task(
         ABOUT_DEMIC,
         lambda recipe: DemicSlices(recipe.metrics(), **recipe.sizes()),
