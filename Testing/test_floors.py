@@ -17,7 +17,7 @@ FLOORS = [
     {"physics"},
     {"models"},
     {"fitting"},
-    {"brain"},
+    {"brain", "signals"},
     {"weights"},
     {"codebooks", "rish", "prior"},
     {"pretrain", "tracts", "training"},

@@ -27,8 +27,8 @@ from .decay import decay_of
 from .demic import DECAY
 from .invariants import INVARIANTS, invariants, products
 from .kernels import Kernels
-from .mamba import Mamba2d
 from .tokens import FACTS, Tokens
+from .trunk import Trunk
 
 WIDTHS = (0.0, 0.9, 1.8)
 """Of the Gaussians that filters start from [voxels]; 0 is the voxel by itself and stays so. The
@@ -196,76 +196,6 @@ def settle(network: nn.Module, tokens: Sequence[Tokens]) -> None:
         standard.seen = None
 
 
-class Residual(nn.Module):
-    """Depthwise 5x5 convolution and a pointwise network, added to what came in: (1, x, y, c)."""
-
-    def __init__(self, channels: int, cnn: bool = True) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
-        self.norm = nn.LayerNorm(channels)
-        self.wide = nn.Linear(channels, 2 * channels)
-        self.back = nn.Linear(2 * channels, channels)
-        self.cnn = cnn
-        nn.init.zeros_(self.back.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add what the neighbourhood says: (1, x, y, c) -> the same."""
-        seen = _convolved(self.depthwise, x) if self.cnn else x
-        return x + self.back(F.silu(self.wide(self.norm(seen))))
-
-
-class MambaCNN(nn.Module):
-    """Convolutions for what is near, selective scans along rows and columns for what is far."""
-
-    def __init__(self, channels: int, shape: Shape) -> None:
-        super().__init__()
-        self.near = Residual(channels, shape.cnn)
-        self.norm = nn.LayerNorm(channels)
-        self.far = (
-            Mamba2d(channels, lines=True, shared=True, d_state=shape.state, expand=1)
-            if shape.mamba
-            else None
-        )
-        self.after = Residual(channels, shape.cnn)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add what is near and what is far: (1, x, y, c) -> the same."""
-        x = self.near(x)
-        if self.far is not None:
-            x = x + self.far(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.after(x)
-
-
-class Trunk(nn.Module):
-    """Let voxels know their neighbours: Mamba-CNN at half and quarter resolution."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        full, half, quarter = shape.widths
-        self.at_full = nn.ModuleList([Residual(full, shape.cnn), Residual(full, shape.cnn)])
-        self.down = nn.ModuleList([nn.Conv2d(full, half, 2, 2), nn.Conv2d(half, quarter, 2, 2)])
-        self.at_half = nn.ModuleList([MambaCNN(half, shape), MambaCNN(half, shape)])
-        self.at_quarter = nn.ModuleList([MambaCNN(quarter, shape), MambaCNN(quarter, shape)])
-        self.up = nn.ModuleList([nn.Linear(quarter, half), nn.Linear(half, full)])
-        self.last = Residual(full, shape.cnn)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(1, x, y, full) -> the same."""
-        rows, columns = x.shape[1:3]
-        x = F.pad(x, (0, 0, 0, -columns % 4, 0, -rows % 4))
-        for block in self.at_full:
-            x = block(x)
-        half = _convolved(self.down[0], x)
-        half = self.at_half[0](half)
-        quarter = _convolved(self.down[1], half)
-        for block in self.at_quarter:
-            quarter = block(quarter)
-        half = half + _twice(self.up[0](quarter))
-        half = self.at_half[1](half)
-        x = x + _twice(self.up[1](half))
-        return self.last(x)[:, :rows, :columns]
-
-
 class Codebook(nn.Module):
     """Network from `Tokens` to a `Prediction`."""
 
@@ -424,14 +354,3 @@ def _series(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _encoder(inputs: int, width: int, out: int) -> nn.Sequential:
     layers = [nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
     return nn.Sequential(*layers, nn.Linear(width, out))
-
-
-def _convolved(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """Convolve an image whose channels come last: (1, x, y, c) -> (1, x', y', c')."""
-    return convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-def _twice(x: Tensor) -> Tensor:
-    """Interpolate to twice the resolution: (1, x, y, c) -> (1, 2 x, 2 y, c)."""
-    image = F.interpolate(x.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear")
-    return image.permute(0, 2, 3, 1)

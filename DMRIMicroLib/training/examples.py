@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..acquisition import Acquisition
+from ..brain.chain import measure
 from ..brain.directions import spread
 from ..brain.machines import ScannerConfig, draw_scanner
 from ..brain.protocols import ProtocolConfig, draw_protocol
-from ..brain.scanner import Scanner, measure
+from ..brain.scanner import Scanner
 from ..brain.simulate import generator_for
 from ..codebooks.tokens import Tokens, tokens
 from ..signals.space import HIGHEST, Space
