@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from .decay import decay_of
 from .demic import DECAY
+from .gaussian import Posterior, posterior
 from .invariants import INVARIANTS, invariants, products
 from .kernels import Kernels
 from .tokens import FACTS, Tokens
@@ -98,18 +99,6 @@ class Prior(NamedTuple):
     mean: Tensor
     variance: Tensor
     features: Tensor
-
-
-class Posterior(NamedTuple):
-    """What prior and data say together.
-
-    Attributes
-    ----------
-    mean, variance : (n, c) tensor
-    """
-
-    mean: Tensor
-    variance: Tensor
 
 
 class Prediction(NamedTuple):
@@ -312,32 +301,6 @@ GROUP = torch.repeat_interleave(
     torch.arange(GROUPS), torch.tensor([1] * RANKS[0] + [5] * RANKS[1] + [9] * RANKS[2])
 )
 """Component of each number, see `Space.groups`."""
-
-
-def posterior(
-    mean: Tensor, variance: Tensor, matrix: Tensor, vector: Tensor, noise: Tensor
-) -> Posterior:
-    """Multiply a Gaussian prior with the likelihood of the data.
-
-    Parameters
-    ----------
-    mean, variance : (n, c) tensor
-        Of the prior.
-    matrix, vector, noise : (c, c), (n, c), (n,) tensor
-        See `signals.evidence.Evidence`.
-    """
-    root = variance.sqrt()
-    weight = 1 / noise.square()
-    # in units of the prior's standard deviation: the smallest eigenvalue is 1
-    precision = root[:, :, None] * (weight[:, None, None] * matrix) * root[:, None]
-    precision = precision + torch.eye(len(matrix)).to(matrix)
-    factor = torch.linalg.cholesky(precision)
-    told = root * weight[:, None] * (vector - mean @ matrix)
-    step = torch.cholesky_solve(told[..., None], factor)[..., 0]
-    inverse = torch.linalg.solve_triangular(
-        factor, torch.eye(len(matrix)).to(matrix).expand_as(factor), upper=False
-    )
-    return Posterior(mean + root * step, variance * inverse.square().sum(1))
 
 
 def _series(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
