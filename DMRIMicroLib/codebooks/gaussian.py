@@ -1,11 +1,20 @@
-"""The data step: a Gaussian prior of every voxel times the likelihood of its signals."""
+r"""The data step: a Gaussian prior of every voxel times the likelihood of its signals.
+
+A prior has the covariance :math:`C = \mathrm{diag}(v) + W W'` with a few columns W: what changes
+together in tissue, the share of fluid say, changes many numbers at once.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+FAR = 4.0
+"""Truth further from the prior than this, in standard deviations a number, costs less than a
+Gaussian's logarithm: a few odd voxels do not decide."""
 
 
 class Posterior(NamedTuple):
@@ -21,26 +30,51 @@ class Posterior(NamedTuple):
 
 
 def posterior(
-    mean: Tensor, variance: Tensor, matrix: Tensor, vector: Tensor, noise: Tensor
+    mean: Tensor,
+    variance: Tensor,
+    factors: Tensor,
+    matrix: Tensor,
+    vector: Tensor,
+    noise: Tensor,
 ) -> Posterior:
     """Multiply a Gaussian prior with the likelihood of the data.
 
     Parameters
     ----------
     mean, variance : (n, c) tensor
-        Of the prior.
+        Of the prior, v.
+    factors : (n, c, r) tensor
+        W.
     matrix, vector, noise : (c, c), (n, c), (n,) tensor
         See `signals.evidence.Evidence`.
     """
-    root = variance.sqrt()
+    # z = mean + B x with x standard normal: the smallest eigenvalue of its precision is 1
+    b = torch.cat([torch.diag_embed(variance.sqrt()), factors], 2)
     weight = 1 / noise.square()
-    # in units of the prior's standard deviation: the smallest eigenvalue is 1
-    precision = root[:, :, None] * (weight[:, None, None] * matrix) * root[:, None]
-    precision = precision + torch.eye(len(matrix)).to(matrix)
+    unit = torch.eye(b.shape[2]).to(matrix)
+    precision = weight[:, None, None] * (b.mT @ (matrix @ b)) + unit
     factor = torch.linalg.cholesky(precision)
-    told = root * weight[:, None] * (vector - mean @ matrix)
-    step = torch.cholesky_solve(told[..., None], factor)[..., 0]
-    inverse = torch.linalg.solve_triangular(
-        factor, torch.eye(len(matrix)).to(matrix).expand_as(factor), upper=False
+    told = weight[:, None] * (vector - mean @ matrix)
+    step = torch.cholesky_solve(b.mT @ told[..., None], factor)
+    onto = torch.linalg.solve_triangular(factor, b.mT, upper=False)
+    return Posterior(mean + (b @ step)[..., 0], onto.square().sum(1))
+
+
+def surprise(truth: Tensor, mean: Tensor, variance: Tensor, factors: Tensor) -> Tensor:
+    """Negative log likelihood of n truths under their priors, a number: (n, c) -> (n,).
+
+    By Woodbury's identity; see `posterior` for the parameters.
+    """
+    apart = truth - mean
+    scaled = factors / variance[..., None]
+    small = torch.eye(factors.shape[2]).to(factors) + factors.mT @ scaled
+    factor = torch.linalg.cholesky(small)
+    along = torch.linalg.solve_triangular(factor, scaled.mT @ apart[..., None], upper=False)
+    squared = (apart.square() / variance).sum(1) - along.square().sum((1, 2))
+    size = truth.shape[1]
+    limit = size * FAR**2
+    held = torch.where(
+        squared > limit, 2 * (limit * squared.clamp(min=limit)).sqrt() - limit, squared
     )
-    return Posterior(mean + root * step, variance * inverse.square().sum(1))
+    volume = variance.log().sum(1) + 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
+    return 0.5 * (held + volume + size * math.log(2 * math.pi)) / size

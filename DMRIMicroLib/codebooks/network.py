@@ -29,16 +29,28 @@ from .gaussian import Posterior, posterior
 from .invariants import INVARIANTS, invariants, products
 from .kernels import Kernels
 from .tokens import FACTS, Tokens
-from .trunk import Trunk
+from .trunk import BLIND, Ring, Trunk
 
-WIDTHS = (0.0, 0.9, 1.8)
-"""Of the Gaussians that filters start from [voxels]; 0 is the voxel by itself and stays so. The
-others start without the voxel in the middle: their noise is not that of the voxel."""
+WIDTHS = (0.9, 1.8)
+"""Of the Gaussians that two filters start from [voxels]; four more start towards one side."""
+
+FILTERS = len(WIDTHS) + 4
+
+KINDS = 2
+"""Convolutions of each channel over a voxel's neighbours."""
+
+TOGETHER = 2
+"""Directions of the signal space in which a prior is wide."""
+
+VOXEL_FACTS = 2
 
 RANKS = (3, 2, 1)
 """Components of degrees 0, 2 and 4 of the space."""
 
 GROUPS = sum(RANKS)
+
+SIZES = (RANKS[0] * (RANKS[0] * FILTERS + 1), *(r * r * FILTERS for r in RANKS[1:]))
+"""Gates of each degree: from the filters' series, and from 1 for degree 0."""
 
 LOG_SD = (-4.0, 1.5)
 """Range of the logarithm of a predicted standard deviation, in units of a metric's spread."""
@@ -57,12 +69,12 @@ class Shape:
     kernels : int
     encoder : int
         Channels of a voxel before it knows its neighbours.
-    widths : (int, int, int)
-        Channels at full, half and quarter resolution.
+    width : int
+        Channels of the trunk.
+    blocks : int
+        Of the trunk.
     head : int
         Channels between posterior and metrics.
-    reach : int
-        Edge of the filters [voxels], odd.
     mamba, cnn, physical : bool
         Without them: ablations.
     decay : bool
@@ -75,9 +87,9 @@ class Shape:
     metrics: tuple[str, ...]
     kernels: int = 64
     encoder: int = 64
-    widths: tuple[int, int, int] = (64, 96, 128)
+    width: int = 64
+    blocks: int = 3
     head: int = 128
-    reach: int = 7
     mamba: bool = True
     cnn: bool = True
     physical: bool = True
@@ -93,12 +105,20 @@ class Prior(NamedTuple):
     mean : (n, c) tensor
     variance : (n, groups) tensor
         Of each component.
+    factors : (n, c, together) tensor
+        What changes together, see `gaussian`.
     features : (n, f) tensor
     """
 
     mean: Tensor
     variance: Tensor
+    factors: Tensor
     features: Tensor
+
+    def posterior(self, matrix: Tensor, vector: Tensor, noise: Tensor) -> Posterior:
+        """Let the data have the last word; see `gaussian.posterior`."""
+        own = self.mean, self.variance[:, GROUP], self.factors
+        return posterior(*own, matrix, vector, noise)
 
 
 class Prediction(NamedTuple):
@@ -130,24 +150,33 @@ class Prediction(NamedTuple):
 
 
 class Filters(nn.Module):
-    """Smooth images over neighbours inside the mask, with learnable positive filters."""
+    """Smooth the data of neighbours inside the mask, with learnable positive filters."""
 
-    def __init__(self, reach: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        reach = 2 * BLIND - 1
         at = torch.arange(reach) - reach // 2
         squared = at[:, None] ** 2 + at**2
-        logits = torch.stack([-squared / (2 * width**2) for width in WIDTHS[1:]])
-        logits[:, reach // 2, reach // 2] = -6.0
+        logits = torch.stack([-squared / (2 * width**2) for width in WIDTHS])
+        halves = [at.expand(reach, reach), -at.expand(reach, reach)]
+        halves += [half.T for half in halves]
+        logits = torch.cat([logits, logits[0] + torch.stack(halves).clamp(-1, 1)])
         self.logits = nn.Parameter(logits)
+        middle = torch.zeros(reach, reach)
+        middle[reach // 2, reach // 2] = -torch.inf
+        self.register_buffer("middle", middle, persistent=False)
+
+    def weights(self) -> Tensor:
+        """Of the neighbours, with the sum 1 in each filter: (filters, 1, reach, reach)."""
+        reach = self.logits.shape[-1]
+        return (self.logits + self.middle).flatten(1).softmax(1).view(-1, 1, reach, reach)
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
-        """(c, x, y), (x, y) -> (c, filters, n); the first filter is the identity."""
-        reach = self.logits.shape[-1]
-        weights = self.logits.flatten(1).softmax(1).view(-1, 1, reach, reach)
-        inside = mask.to(images)[None, None]
-        seen = F.conv2d(inside, weights, padding=reach // 2).clamp(min=1e-3)
-        smooth = F.conv2d((images * mask)[:, None], weights, padding=reach // 2) / seen
-        return torch.cat([images[:, None], smooth], 1)[..., mask]
+        """(c, x, y), (x, y) -> (c, filters, n)."""
+        weights, inside = self.weights(), mask.to(images)
+        both = torch.cat([inside[None], images * inside])[:, None]
+        smooth = F.conv2d(both, weights, padding=BLIND - 1)[..., mask]
+        return smooth[1:] / smooth[0].clamp(min=1e-3)
 
 
 class Standard(nn.Module):
@@ -191,40 +220,46 @@ class Codebook(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        filters, (zeroth, second, fourth) = len(WIDTHS), RANKS
-        pairs = sum(k * (k + 1) // 2 for k in (filters * second, filters * fourth))
-        inputs = filters * DECAY if shape.decay else filters * (zeroth + 2) + pairs
-        inputs += GROUPS + FACTS
-        full = shape.widths[0]
-        self.filters = Filters(shape.reach)
-        self.inputs = Standard(inputs)
-        self.encoder = _encoder(inputs, shape.encoder, full)
+        zeroth, second, fourth = RANKS
+        own, many = zeroth + _pairs(second) + _pairs(fourth), (FILTERS * k for k in RANKS[1:])
+        around = FILTERS * (DECAY if shape.decay else zeroth) + VOXEL_FACTS * FILTERS
+        if not shape.decay:
+            around += sum(_pairs(k) for k in many)
+        width = shape.width
+        self.filters = Filters()
+        self.voxel = Standard((DECAY if shape.decay else own) + VOXEL_FACTS)
+        self.alone = nn.Sequential(nn.Linear(len(self.voxel.centre), width), nn.SiLU())
+        self.ring = Ring(width, KINDS)
+        self.inputs = Standard(around + VOXEL_FACTS + GROUPS + FACTS)
+        self.encoder = _encoder(len(self.inputs.centre) + KINDS * width, shape.encoder, width)
         self.trunk = Trunk(shape)
-        self.features = nn.Sequential(nn.LayerNorm(full), nn.Linear(full, full), nn.SiLU())
-        gates = [zeroth * (filters * zeroth + 1), second * filters * second, fourth**2 * filters]
-        self.gates = nn.Linear(full, sum(gates))
-        self.sizes = gates
-        self.spread = nn.Linear(full, GROUPS)
+        self.features = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU())
+        self.gates = nn.Linear(width, (1 + TOGETHER) * sum(SIZES))
+        self.spread = nn.Linear(width, GROUPS)
         self.told = Standard(INVARIANTS + GROUPS)
         self.head = _encoder(INVARIANTS + GROUPS, shape.head, shape.head)
         self.kernels = Kernels(shape.kernels)
         self.mix = nn.Linear(shape.head, shape.kernels)
         self.fibres = nn.Linear(shape.head, second + fourth)
         self.mean = nn.Linear(shape.head + shape.kernels, len(shape.metrics))
-        self.log_sd = nn.Linear(shape.head + full, len(shape.metrics))
+        self.log_sd = nn.Linear(shape.head + width, len(shape.metrics))
         self._begin()
 
     def _begin(self) -> None:
-        """Let every prior mean begin as the mean over neighbours, and the variance as a tenth."""
-        nn.init.zeros_(self.gates.weight)
-        filters, (zeroth, second, fourth) = len(WIDTHS), RANKS
-        zero = torch.zeros(zeroth, zeroth * filters + 1)
-        two, four = torch.zeros(second, second * filters), torch.zeros(fourth, fourth * filters)
-        for part in (zero, two, four):
-            for k in range(len(part)):
-                part[k, k * filters + 1] = 1.0  # the filter next to the identity
+        """Let every prior begin as the mean over neighbours, with the spread that is usual."""
+        nn.init.normal_(self.gates.weight, std=1e-3)
+        gates = torch.zeros(1 + TOGETHER, sum(SIZES))
+        first = 0
+        for rank, size in zip(RANKS, SIZES, strict=True):
+            part = gates[0, first : first + size].view(rank, -1)
+            for k in range(rank):
+                part[k, k * FILTERS] = 1.0
+            first += size
+        for k in range(TOGETHER):  # one begins with the mean signal, one with its anisotropy
+            gates[1 + k, : SIZES[0]].view(RANKS[0], -1)[0, -1] = (0.2, 0.0)[k % 2]
+            gates[1 + k, SIZES[0]] = (0.0, 0.1)[k % 2]
         with torch.no_grad():
-            self.gates.bias.copy_(torch.cat([zero.flatten(), two.flatten(), four.flatten()]))
+            self.gates.bias.copy_(gates.flatten())
             self.spread.bias.fill_(math.log(0.1))
         nn.init.zeros_(self.spread.weight)
 
@@ -235,45 +270,59 @@ class Codebook(nn.Module):
     def forward(self, tokens: Tokens) -> Prediction:
         """Predict a slice."""
         prior = self.prior(tokens)
-        evidence = tokens.matrix, tokens.vector.T, tokens.noise
-        return self.tell(posterior(prior.mean, prior.variance[:, GROUP], *evidence), prior.features)
+        data = tokens.matrix, tokens.vector.T, tokens.noise
+        return self.tell(prior.posterior(*data), prior.features)
 
     def prior(self, tokens: Tokens) -> Prior:
-        """Say what to expect of every voxel."""
-        mask = tokens.mask
-        smooth = self.filters(tokens.start, mask)  # (c, f, n)
-        zero, two, four = _series(smooth)  # (3, f, n), (2, f, 5, n), (1, f, 9, n)
-        features = self.features(self.trunk(self._encode(tokens, zero, two, four))[0][mask])
-        gates = self.gates(features).split(self.sizes, 1)
-        n = len(features)
-        ones = torch.ones_like(zero[:1, 0])
-        means = torch.einsum(
-            "nkj,jn->nk", gates[0].view(n, RANKS[0], -1), torch.cat([zero.flatten(0, 1), ones])
-        )
-        parts = [means]
-        for gate, series in zip(gates[1:], (two, four), strict=True):
-            rank = series.shape[0]
-            own = torch.einsum("nkj,jmn->nkm", gate.view(n, rank, -1), series.flatten(0, 1))
-            parts.append(own.flatten(1))
+        """Say what to expect of every voxel, from its neighbours."""
+        series = _series(self._smooth(tokens))  # (3, f, n), (2, f, 5, n), (1, f, 9, n)
+        features = self.features(self.trunk(self._encode(tokens, series))[tokens.mask])
+        gates = self.gates(features).unflatten(1, (1 + TOGETHER, -1)).split(SIZES, 2)
+        ones = torch.ones_like(series[0][:1, 0])
+        shown = [torch.cat([series[0].flatten(0, 1), ones])[:, None], *_flat(series[1:])]
+        parts = []
+        for rank, gate, part in zip(RANKS, gates, shown, strict=True):
+            own = gate.unflatten(2, (rank, -1))  # (n, 1 + together, rank, series)
+            parts.append(torch.einsum("ntkj,jmn->ntkm", own, part).flatten(2))
+        mean, factors = torch.cat(parts, 2).split([1, TOGETHER], 1)
         low, high = LOG_PRIOR
-        log = self.spread(features).clamp(low, high)
-        return Prior(torch.cat(parts, 1), log.exp(), features)
+        log = low + F.softplus(self.spread(features) - low)
+        log = high - F.softplus(high - log)
+        return Prior(mean[:, 0], log.exp(), factors.mT.contiguous(), features)
 
-    def _encode(self, tokens: Tokens, zero: Tensor, two: Tensor, four: Tensor) -> Tensor:
-        """Put the voxels' inputs on the grid, encoded: (1, x, y, full)."""
-        mask, n = tokens.mask, zero.shape[-1]
-        told = tokens.facts[:, None].expand(-1, n)
+    def _smooth(self, tokens: Tokens) -> Tensor:
+        """What neighbours' data say of the space when they are taken as one: (c, f, n)."""
+        image = tokens.vector.new_zeros(len(tokens.vector), *tokens.mask.shape)
+        image[:, tokens.mask] = tokens.vector
+        seen = self.filters(image, tokens.mask)
+        left = self.filters.weights().detach().square().sum((1, 2, 3))  # 1 / neighbours
+        noise = tokens.noise.square().median() * left
+        unit = torch.eye(len(tokens.vector)).to(noise)
+        solve = torch.linalg.inv((tokens.matrix + noise[:, None, None] * unit).double())
+        return torch.einsum("fij,jfn->ifn", solve.to(seen), seen)
+
+    def _encode(self, tokens: Tokens, series: Sequence[Tensor]) -> Tensor:
+        """Put what is known of the voxels' neighbours on the grid, encoded: (x, y, width)."""
+        mask = tokens.mask
+        facts = tokens.voxel_facts
         if self.shape.decay:
             abg, _ = decay_of(tokens, one_shell=True)
-            seen = [self.filters(abg, mask).flatten(0, 1)]
+            alone, around = abg[:, mask], [self.filters(abg, mask).flatten(0, 1)]
         else:
-            facts = self.filters(tokens.voxel_facts, mask).flatten(0, 1)
-            same = [products(part.flatten(0, 1)) for part in (two, four)]
-            seen = [zero.flatten(0, 1), facts, *same]
-        voxels = self.encoder(self.inputs(torch.cat([*seen, told]).T))
-        image = voxels.new_zeros(mask.numel(), voxels.shape[1])
-        image = image.index_copy(0, mask.flatten().nonzero()[:, 0], voxels)
-        return image.unflatten(0, mask.shape)[None]
+            zero, *higher = _series(tokens.start[:, mask][:, None])
+            alone = torch.cat([zero[:, 0], *map(products, _flat(higher))])
+            around = [series[0].flatten(0, 1), *map(products, _flat(series[1:]))]
+        alone = self.alone(self.voxel(torch.cat([alone, facts[:, mask]]).T))
+        image = alone.new_zeros(*mask.shape, alone.shape[1])
+        image[mask] = alone
+        around.append(self.filters(facts, mask).flatten(0, 1))
+        around.append(facts[:, mask])  # what b = 0 says of a voxel is not what is estimated
+        around.append(tokens.facts[:, None].expand(-1, len(alone)))
+        seen = self.inputs(torch.cat(around).T)
+        encoded = self.encoder(torch.cat([seen, self.ring(image)[mask]], 1))
+        image = encoded.new_zeros(*mask.shape, encoded.shape[1])
+        image[mask] = encoded
+        return image
 
     def tell(self, found: Posterior, features: Tensor) -> Prediction:
         """Read metrics, kernels and fibres off the posterior: (n, c), (n, f)."""
@@ -301,6 +350,16 @@ GROUP = torch.repeat_interleave(
     torch.arange(GROUPS), torch.tensor([1] * RANKS[0] + [5] * RANKS[1] + [9] * RANKS[2])
 )
 """Component of each number, see `Space.groups`."""
+
+
+def _pairs(series: int) -> int:
+    """Inner products of so many series, see `products`."""
+    return series * (series + 1) // 2
+
+
+def _flat(series: Sequence[Tensor]) -> list[Tensor]:
+    """(r, f, m, n) -> (r f, m, n), of each degree."""
+    return [part.flatten(0, 1) for part in series]
 
 
 def _series(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:

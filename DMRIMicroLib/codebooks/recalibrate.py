@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .network import GROUP, GROUPS, RANKS, Prior, posterior
+from .network import GROUP, GROUPS, RANKS, Prior
 
 STEPS = 12
 VOXELS = 8000
@@ -82,13 +82,18 @@ class Habits:
         zeroth = torch.cat([unit[0], torch.zeros(RANKS[0], 1).to(like)], 1)
         return cls(zeroth, tuple(unit[1:]), torch.ones(GROUPS).to(like))
 
-    def corrected(self, prior: Prior) -> Prior:
-        """Return the prior without them."""
-        zero, *rest = _degrees(prior.mean)
+    def mean(self, mean: Tensor) -> Tensor:
+        """Return the mean of a prior without them: (n, c) -> the same."""
+        zero, *rest = _degrees(mean)
         parts = [_with_one(zero[..., 0]) @ self.zeroth.T]
         for matrix, part in zip(self.higher, rest, strict=True):
             parts.append(torch.einsum("kj,njm->nkm", matrix, part).flatten(1))
-        return Prior(torch.cat(parts, 1), prior.variance * self.factor, prior.features)
+        return torch.cat(parts, 1)
+
+    def corrected(self, prior: Prior) -> Prior:
+        """Return the prior without them."""
+        factors = prior.factors * self.factor.sqrt()[GROUP, None]
+        return Prior(self.mean(prior.mean), prior.variance * self.factor, factors, prior.features)
 
 
 def find_habits(slices: Sequence[Said], seed: int = 0) -> Habits:
@@ -112,21 +117,21 @@ def _step(slices: Sequence[Said], habits: Habits) -> Habits:
     means, found, left, scale = [], [], [], []
     for said in slices:
         prior = habits.corrected(said.prior)
-        one = posterior(prior.mean, prior.variance[:, GROUP], said.matrix, said.vector, said.noise)
+        one = prior.posterior(said.matrix, said.vector, said.noise)
         means.append(said.prior.mean)
         found.append(one.mean)
         left.append(one.variance)
-        scale.append(said.prior.variance)
+        scale.append(said.prior.variance[:, GROUP] + said.prior.factors.square().sum(2))
     mean, z, rest, variance = (torch.cat(v) for v in (means, found, left, scale))
     seen, told = _degrees(mean), _degrees(z)
-    weights = _degrees(1 / variance[:, GROUP])
+    weights = _degrees(1 / variance)
     zeroth = _regression(_with_one(seen[0][..., 0])[..., None], told[0], weights[0])
     higher = tuple(
         _regression(a, b, w) for a, b, w in zip(seen[1:], told[1:], weights[1:], strict=True)
     )
     new = Habits(zeroth, higher, habits.factor)
-    apart = (z - new.corrected(Prior(mean, variance, mean)).mean).square() + rest
-    relative = (apart / variance[:, GROUP]).clamp(max=FAR**2)
+    apart = (z - new.mean(mean)).square() + rest
+    relative = (apart / variance).clamp(max=FAR**2)
     factor = [(relative[:, GROUP == k].sum() / (GROUP == k).sum() + HELD) for k in range(GROUPS)]
     low, high = RANGE
     return Habits(zeroth, higher, (torch.stack(factor) / (len(z) + HELD)).clamp(low, high))

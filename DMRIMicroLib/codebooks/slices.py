@@ -17,7 +17,7 @@ from ..masking import brain_mask
 from ..scan import Scan
 from ..signals.space import Space
 from ..weights import Card, load
-from .network import GROUP, Codebook, Posterior, Prediction, Prior, Shape, posterior
+from .network import Codebook, Posterior, Prediction, Prior, Shape
 from .recalibrate import Habits, Said, find_habits
 from .scale import Scale
 from .tokens import tokens
@@ -188,9 +188,7 @@ class _Run:
             said, means = self.said.pop(k), self.means.pop(k)
             with torch.inference_mode():
                 prior = self.habits.corrected(said.prior)
-                found = posterior(
-                    prior.mean, prior.variance[:, GROUP], said.matrix, said.vector, said.noise
-                )
+                found = prior.posterior(said.matrix, said.vector, said.noise)
                 told = Posterior(*(v.to(self.device) for v in found))
                 self._keep(k, self.network.tell(told, prior.features.to(self.device)), means)
         return k

@@ -1,9 +1,17 @@
-"""How voxels know their neighbours: convolutions and selective scans at three resolutions."""
+"""How voxels know their neighbours and not themselves: convolutions and selective scans.
+
+A prior must not have seen the data that it is then multiplied with. The first layer looks at the
+neighbours only, no further than `BLIND` - 1 voxels away; from there on, voxels talk only to voxels
+that are a multiple of `BLIND` away along both axes, and none of those saw them (compare X. Wu et
+al., Unpaired learning of deep image denoising, ECCV 2020). So an image is nine images of every
+third row and column, each with the same network.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,9 +20,12 @@ from .mamba import Mamba2d
 if TYPE_CHECKING:
     from .network import Shape
 
+BLIND = 3
+"""Voxels between those that talk to each other; neighbours are nearer than this."""
+
 
 class Residual(nn.Module):
-    """Depthwise 5x5 convolution and a pointwise network, added to what came in: (1, x, y, c)."""
+    """Depthwise 5x5 convolution and a pointwise network, added to what came in: (k, x, y, c)."""
 
     def __init__(self, channels: int, cnn: bool = True) -> None:
         super().__init__()
@@ -26,13 +37,13 @@ class Residual(nn.Module):
         nn.init.zeros_(self.back.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what the neighbourhood says: (1, x, y, c) -> the same."""
-        seen = _convolved(self.depthwise, x) if self.cnn else x
+        """Add what the neighbourhood says: (k, x, y, c) -> the same."""
+        seen = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) if self.cnn else x
         return x + self.back(F.silu(self.wide(self.norm(seen))))
 
 
 class MambaCNN(nn.Module):
-    """Convolutions for what is near, selective scans along rows and columns for what is far."""
+    """Convolutions for what is near, selective scans for what is far, at half the resolution."""
 
     def __init__(self, channels: int, shape: Shape) -> None:
         super().__init__()
@@ -43,52 +54,50 @@ class MambaCNN(nn.Module):
             if shape.mamba
             else None
         )
-        self.after = Residual(channels, shape.cnn)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what is near and what is far: (1, x, y, c) -> the same."""
+        """Add what is near and what is far: (k, x, y, c) -> the same."""
         x = self.near(x)
-        if self.far is not None:
-            x = x + self.far(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.after(x)
+        if self.far is None:
+            return x
+        image = self.norm(x).permute(0, 3, 1, 2)
+        coarse = self.far(F.avg_pool2d(image, 2, ceil_mode=True))
+        seen = F.interpolate(coarse, scale_factor=2, mode="bilinear")
+        return x + seen[..., : x.shape[1], : x.shape[2]].permute(0, 2, 3, 1)
+
+
+class Ring(nn.Module):
+    """What the neighbours say, each by itself: depthwise, without the voxel in the middle."""
+
+    def __init__(self, channels: int, kinds: int) -> None:
+        super().__init__()
+        reach = 2 * BLIND - 1
+        self.weight = nn.Parameter(torch.randn(channels * kinds, 1, reach, reach) / reach)
+        ring = torch.ones(reach, reach)
+        ring[BLIND - 1, BLIND - 1] = 0
+        self.register_buffer("ring", ring, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(x, y, c) -> (x, y, c kinds)."""
+        image = x.permute(2, 0, 1)[None]
+        seen = F.conv2d(image, self.weight * self.ring, padding=BLIND - 1, groups=image.shape[1])
+        return seen[0].permute(1, 2, 0)
 
 
 class Trunk(nn.Module):
-    """Let voxels know their neighbours: Mamba-CNN at half and quarter resolution."""
+    """Let every voxel know what is around its neighbours: (x, y, c) -> the same."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        full, half, quarter = shape.widths
-        self.at_full = nn.ModuleList([Residual(full, shape.cnn), Residual(full, shape.cnn)])
-        self.down = nn.ModuleList([nn.Conv2d(full, half, 2, 2), nn.Conv2d(half, quarter, 2, 2)])
-        self.at_half = nn.ModuleList([MambaCNN(half, shape), MambaCNN(half, shape)])
-        self.at_quarter = nn.ModuleList([MambaCNN(quarter, shape), MambaCNN(quarter, shape)])
-        self.up = nn.ModuleList([nn.Linear(quarter, half), nn.Linear(half, full)])
-        self.last = Residual(full, shape.cnn)
+        self.blocks = nn.ModuleList([MambaCNN(shape.width, shape) for _ in range(shape.blocks)])
+        self.last = Residual(shape.width, shape.cnn)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(1, x, y, full) -> the same."""
-        rows, columns = x.shape[1:3]
-        x = F.pad(x, (0, 0, 0, -columns % 4, 0, -rows % 4))
-        for block in self.at_full:
+        rows, columns, channels = x.shape
+        x = F.pad(x, (0, 0, 0, -columns % BLIND, 0, -rows % BLIND))
+        x = x.unflatten(1, (-1, BLIND)).unflatten(0, (-1, BLIND))  # (x', 3, y', 3, c)
+        x = x.permute(1, 3, 0, 2, 4).flatten(0, 1)
+        for block in self.blocks:
             x = block(x)
-        half = _convolved(self.down[0], x)
-        half = self.at_half[0](half)
-        quarter = _convolved(self.down[1], half)
-        for block in self.at_quarter:
-            quarter = block(quarter)
-        half = half + _twice(self.up[0](quarter))
-        half = self.at_half[1](half)
-        x = x + _twice(self.up[1](half))
-        return self.last(x)[:, :rows, :columns]
-
-
-def _convolved(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """Convolve an image whose channels come last: (1, x, y, c) -> (1, x', y', c')."""
-    return convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-def _twice(x: Tensor) -> Tensor:
-    """Interpolate to twice the resolution: (1, x, y, c) -> (1, 2 x, 2 y, c)."""
-    image = F.interpolate(x.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear")
-    return image.permute(0, 2, 3, 1)
+        x = self.last(x).unflatten(0, (BLIND, BLIND)).permute(2, 0, 3, 1, 4)
+        return x.reshape(-1, x.shape[2] * BLIND, channels)[:rows, :columns]

@@ -1,8 +1,8 @@
 r"""What a scan says of the space, and its product with a Gaussian prior: the data step.
 
 A voxel's signals relative to b = 0 are :math:`y = A z + a + n` (see `space`). With the noise
-:math:`n \sim N(0, s^2 V)`, V diagonal and common to all voxels, s the voxel's noise relative to its
-b = 0, and the prior :math:`z \sim N(\mu, r D)`, D diagonal and common, the posterior is Gaussian.
+:math:`n \sim N(0, s^2 V)`, V common to all voxels, s the voxel's noise relative to its b = 0, and the
+prior :math:`z \sim N(\mu, r D)`, D diagonal and common, the posterior is Gaussian.
 In the basis U of the eigenvectors of :math:`D^{1/2} A' V^{-1} A D^{1/2} = U \Lambda U'` every
 voxel is solved at once, whatever its r and s:
 
@@ -107,7 +107,10 @@ def evidence(
     typical = float(noise.median())
     level = y.mean(1).double().cpu()
     averaged = max(1, int(acquisition.is_b0.sum()))
-    variance = 1 + level.square() / averaged + (MISFIT * rest / typical).square()
-    weighted = design.T / variance
+    own = 1 / (1 + (MISFIT * rest / typical).square())
+    # noise of the b0 images that all were divided by: V = diag(1 / own) + level level' / averaged
+    weighted = design.T * own
+    shared = weighted @ level
+    weighted -= torch.outer(shared, own * level) / (averaged + (own * level).dot(level))
     vector = weighted.to(y) @ (y - offset.to(y)[:, None])
     return Evidence(weighted @ design, vector, noise)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..codebooks.gaussian import surprise
 from ..codebooks.network import GROUP, GROUPS, Codebook, Posterior, Prediction
 from ..codebooks.scale import Scale
 from ..signals.space import Space
@@ -22,6 +23,9 @@ SIGNAL_ERROR = 0.02
 
 SIGNAL_WEIGHT = 0.3
 """Of the signal's cost beside that of the metrics."""
+
+NUMBERS_WEIGHT = 0.5
+"""Of the posterior's numbers beside the prior's likelihood."""
 
 DOUBT = (1e-5, 0.03)
 """Range of the variance of numbers that the head is taught with."""
@@ -101,7 +105,7 @@ def teach_head(
         variance = torch.exp(low + (high - low) * u)[:, GROUP]
         noise = torch.randn(HEAD_BATCH, variance.shape[1], generator=generator)
         seen = Posterior(numbers[at] + variance.sqrt() * noise, variance)
-        nothing = numbers.new_zeros(HEAD_BATCH, network.shape.widths[0])
+        nothing = numbers.new_zeros(HEAD_BATCH, network.shape.width)
         found = network.tell(seen, nothing)
         error = torch.where(known[at], labels[at] - found.mean, 0.0)
         cost = nn.functional.smooth_l1_loss(error, torch.zeros_like(error))
@@ -120,27 +124,42 @@ def codebook_loss(scale: Scale):
 
     def loss(network: nn.Module, example: Example, step: int) -> tuple[Tensor, dict[str, float]]:
         device = next(network.parameters()).device
-        found: Prediction = network(example.tokens.to(device))
+        seen, truth = example.tokens.to(device), example.numbers.to(device)
+        prior = network.prior(seen)
+        found = network.tell(
+            prior.posterior(seen.matrix, seen.vector.T, seen.noise), prior.features
+        )
+        expected = surprise(truth, prior.mean, prior.variance[:, GROUP], prior.factors).mean()
         labels = scale.encode(example.labels[:, columns].to(device).float())
-        metrics, squared = metric_loss(found, labels, example.known[:, columns].to(device))
+        known = example.known[:, columns].to(device)
+        if not bool(known.any()):
+            labels, known = _own_labels(network, truth), torch.ones_like(known)
+        metrics, squared = metric_loss(found, labels, known)
         kernels = network.kernels
         signal = kernels.signal(found.weights, found.odf, example.asked, example.frame.to(device))
         wrong = (signal - example.signal.to(device)) / SIGNAL_ERROR
         cost = nn.functional.smooth_l1_loss(wrong, torch.zeros_like(wrong))
-        truth = example.numbers.to(device)
         guess = Prediction(found.space, found.variance.clamp(min=LEAST).log() / 2, *found[2:])
         numbers, apart = metric_loss(guess, truth, torch.ones_like(truth, dtype=torch.bool))
         told = {
             "loss": float(metrics.detach()),
             "signal": float(wrong.detach().square().mean()) ** 0.5,
+            "expected": float(expected.detach()),
             "numbers": float(numbers.detach()),
             "apart": float(apart.mean()) ** 0.5,
         }
         told |= {k: float(v) ** 0.5 for k, v in zip(scale.metrics, squared, strict=True)}
         weight = SIGNAL_WEIGHT if network.shape.physical else 0.0
-        return metrics + numbers + weight * cost, told
+        return metrics + expected + NUMBERS_WEIGHT * numbers + weight * cost, told
 
     return loss
+
+
+@torch.no_grad()
+def _own_labels(network: Codebook, truth: Tensor) -> Tensor:
+    """What a network reads off known numbers, where no model was fitted to them: (n, k)."""
+    nothing = truth.new_zeros(len(truth), network.shape.width)
+    return network.tell(Posterior(truth, torch.full_like(truth, DOUBT[0])), nothing).mean
 
 
 def example_stream(
@@ -163,4 +182,12 @@ def example_stream(
     return stream
 
 
-__all__ = ["Codebook", "codebook_loss", "columns_of", "example_stream", "metric_loss", "scale_of"]
+__all__ = [
+    "Codebook",
+    "codebook_loss",
+    "columns_of",
+    "example_stream",
+    "metric_loss",
+    "scale_of",
+    "teach_head",
+]

@@ -27,8 +27,8 @@ from .pool import METRICS, SCANNER, Slice
 WHITE_FA, SOFT = 0.25, 0.05
 """FA that parts white matter from grey, and how softly."""
 
-COARSE = 8
-"""Random fields vary over an eighth of the slice."""
+COARSE = (4, 8, 16)
+"""Random fields vary over so large a part of the slice."""
 
 ASKED_B = (300.0, 3000.0)
 """Range of the b-values at which the noise-free signal is asked for [s/mm2]."""
@@ -60,6 +60,8 @@ class ExampleConfig:
     shift, vary, turn : float
         Standard deviations of these shifts and variations, of the numbers of degree 0, and of the
         logarithm of what those of higher degree are multiplied by.
+    contrast : float
+        Standard deviation of the logarithm of how bright tissues are at b = 0.
     """
 
     protocol: ProtocolConfig = field(
@@ -75,9 +77,10 @@ class ExampleConfig:
     doubt: float = 0.15
     asked: tuple[int, int] = (3, 10)
     strange: float = 0.5
-    shift: float = 0.35
-    vary: float = 0.15
-    turn: float = 0.2
+    shift: float = 0.6
+    vary: float = 0.3
+    turn: float = 0.3
+    contrast: float = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +120,11 @@ def draw_example(
     fields = ((item.scanner.field, 1.0),)
     machine = draw_scanner(generator, replace(config.scanner, fields=fields), acq)
     strange = float(torch.rand(1, generator=generator)) < config.strange
-    numbers = _strange(item, space, generator, config) if strange else item.numbers
+    if strange:
+        item = _strange(item, space, generator, config)
 
     def images(played: Acquisition) -> Tensor:
-        return _signal(numbers, item, space, played)
+        return _signal(item, space, played)
 
     shape = (*item.mask.shape, 1)
     signal, sigma = measure(images, shape, acq, as_labelled(machine, item), generator)
@@ -133,7 +137,7 @@ def draw_example(
     seen = tokens(signal[..., 0][:, *square], mask, acq, told, item.frame, space)
     asked = _asked(generator, config, acq)
     design, offset, _ = space.design(asked, item.frame)
-    own = numbers[:, chosen]
+    own = item.numbers[:, chosen]
     clean = design.to(own) @ own + offset.to(own)[:, None]
     known = item.known[:, chosen].T & (not strange)
     return Example(seen, item.labels[:, chosen].T, known, own.T, asked, clean.T, item.frame, acq)
@@ -151,10 +155,11 @@ def _protocol(generator: torch.Generator, config: ExampleConfig) -> Acquisition:
             return acq.subset(kept)
 
 
-def _signal(numbers: Tensor, item: Mapped, space: Space, played: Acquisition) -> Tensor:
+def _signal(item: Mapped, space: Space, played: Acquisition) -> Tensor:
     """Noise-free images, nothing around the brain: (m, x, y, 1)."""
     b = played.bvals.clip(max=1e3 * HIGHEST)
     design, offset, _ = space.design(replace(played, bvals=b), item.frame)
+    numbers = item.numbers
     relative = (design.to(numbers) @ numbers + offset.to(numbers)[:, None]).clamp(min=0)
     images = numbers.new_zeros(len(played), *item.mask.shape)
     images[:, item.mask] = relative * item.b0[item.mask]
@@ -163,22 +168,26 @@ def _signal(numbers: Tensor, item: Mapped, space: Space, played: Acquisition) ->
 
 def _strange(
     item: Mapped, space: Space, generator: torch.Generator, config: ExampleConfig
-) -> Tensor:
-    """Move tissue within the signal space: (c, n)."""
+) -> Mapped:
+    """Move tissue within the signal space, and change how bright its classes are."""
     labels = {name: item.labels[METRICS.index(name)] for name in ("FA", "FWF")}
     water = labels["FWF"].clamp(0, 1)
     white = torch.sigmoid((labels["FA"] - WHITE_FA) / SOFT)
-    classes = torch.stack([(1 - water) * white, (1 - water) * (1 - white)])
+    classes = torch.stack([(1 - water) * white, (1 - water) * (1 - white), water])
     degrees = torch.as_tensor(space.degrees)
     zeroth = int((degrees == 0).sum())
     shift = config.shift * torch.randn(zeroth, 2, generator=generator)
-    coarse = torch.randn(1, zeroth, COARSE, COARSE, generator=generator)
+    grid = COARSE[int(torch.randint(len(COARSE), (1,), generator=generator))]
+    coarse = torch.randn(1, zeroth, grid, grid, generator=generator)
     field = F.interpolate(coarse, item.mask.shape, mode="bicubic")[0][:, item.mask]
     out = item.numbers.clone()
-    out[:zeroth] += (shift @ classes + config.vary * field) * (1 - water)
+    out[:zeroth] += (shift @ classes[:2] + config.vary * field) * (1 - water)
     factor = torch.exp(config.turn * torch.randn(len(set(space.groups)), generator=generator))
     out[zeroth:] *= factor[torch.as_tensor(space.groups)[zeroth:]][:, None]
-    return out
+    bright = torch.exp(config.contrast * torch.randn(3, generator=generator)) @ classes
+    b0 = item.b0.clone()
+    b0[item.mask] *= bright
+    return replace(item, numbers=out, b0=b0)
 
 
 def as_labelled(machine: Scanner, item: Slice | Mapped) -> Scanner:
