@@ -29,12 +29,7 @@ from .gaussian import Posterior, posterior
 from .invariants import INVARIANTS, invariants, products
 from .kernels import Kernels
 from .tokens import FACTS, Tokens
-from .trunk import BLIND, Ring, Trunk
-
-WIDTHS = (0.9, 1.8)
-"""Of the Gaussians that two filters start from [voxels]; four more start towards one side."""
-
-FILTERS = len(WIDTHS) + 4
+from .trunk import FILTERS, Filters, Ring, Trunk
 
 KINDS = 2
 """Convolutions of each channel over a voxel's neighbours."""
@@ -149,36 +144,6 @@ class Prediction(NamedTuple):
     variance: Tensor
 
 
-class Filters(nn.Module):
-    """Smooth the data of neighbours inside the mask, with learnable positive filters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        reach = 2 * BLIND - 1
-        at = torch.arange(reach) - reach // 2
-        squared = at[:, None] ** 2 + at**2
-        logits = torch.stack([-squared / (2 * width**2) for width in WIDTHS])
-        halves = [at.expand(reach, reach), -at.expand(reach, reach)]
-        halves += [half.T for half in halves]
-        logits = torch.cat([logits, logits[0] + torch.stack(halves).clamp(-1, 1)])
-        self.logits = nn.Parameter(logits)
-        middle = torch.zeros(reach, reach)
-        middle[reach // 2, reach // 2] = -torch.inf
-        self.register_buffer("middle", middle, persistent=False)
-
-    def weights(self) -> Tensor:
-        """Of the neighbours, with the sum 1 in each filter: (filters, 1, reach, reach)."""
-        reach = self.logits.shape[-1]
-        return (self.logits + self.middle).flatten(1).softmax(1).view(-1, 1, reach, reach)
-
-    def forward(self, images: Tensor, mask: Tensor) -> Tensor:
-        """(c, x, y), (x, y) -> (c, filters, n)."""
-        weights, inside = self.weights(), mask.to(images)
-        both = torch.cat([inside[None], images * inside])[:, None]
-        smooth = F.conv2d(both, weights, padding=BLIND - 1)[..., mask]
-        return smooth[1:] / smooth[0].clamp(min=1e-3)
-
-
 class Standard(nn.Module):
     """Inputs around 0 with a spread around 1, as `settle` found them before the training."""
 
@@ -260,7 +225,7 @@ class Codebook(nn.Module):
             gates[1 + k, SIZES[0]] = (0.0, 0.1)[k % 2]
         with torch.no_grad():
             self.gates.bias.copy_(gates.flatten())
-            self.spread.bias.fill_(math.log(0.1))
+            self.spread.bias.fill_(math.log(0.3))
         nn.init.zeros_(self.spread.weight)
 
     def arguments(self) -> dict:
@@ -291,7 +256,7 @@ class Codebook(nn.Module):
         return Prior(mean[:, 0], log.exp(), factors.mT.contiguous(), features)
 
     def _smooth(self, tokens: Tokens) -> Tensor:
-        """What neighbours' data say of the space when they are taken as one: (c, f, n)."""
+        """Tell what neighbours' data say of the space, taken as one voxel: (c, f, n)."""
         image = tokens.vector.new_zeros(len(tokens.vector), *tokens.mask.shape)
         image[:, tokens.mask] = tokens.vector
         seen = self.filters(image, tokens.mask)

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 BLIND = 3
 """Voxels between those that talk to each other; neighbours are nearer than this."""
 
+WIDTHS = (0.9, 1.8)
+"""Of the Gaussians that two filters start from [voxels]; four more start towards one side."""
+
+FILTERS = len(WIDTHS) + 4
+
 
 class Residual(nn.Module):
     """Depthwise 5x5 convolution and a pointwise network, added to what came in: (k, x, y, c)."""
@@ -66,6 +71,36 @@ class MambaCNN(nn.Module):
         return x + seen[..., : x.shape[1], : x.shape[2]].permute(0, 2, 3, 1)
 
 
+class Filters(nn.Module):
+    """Smooth the data of neighbours inside the mask, with learnable positive filters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        reach = 2 * BLIND - 1
+        at = torch.arange(reach) - reach // 2
+        squared = at[:, None] ** 2 + at**2
+        logits = torch.stack([-squared / (2 * width**2) for width in WIDTHS])
+        halves = [at.expand(reach, reach), -at.expand(reach, reach)]
+        halves += [half.T for half in halves]
+        logits = torch.cat([logits, logits[0] + torch.stack(halves).clamp(-1, 1)])
+        self.logits = nn.Parameter(logits)
+        middle = torch.zeros(reach, reach)
+        middle[reach // 2, reach // 2] = -torch.inf
+        self.register_buffer("middle", middle, persistent=False)
+
+    def weights(self) -> Tensor:
+        """Of the neighbours, with the sum 1 in each filter: (filters, 1, reach, reach)."""
+        reach = self.logits.shape[-1]
+        return (self.logits + self.middle).flatten(1).softmax(1).view(-1, 1, reach, reach)
+
+    def forward(self, images: Tensor, mask: Tensor) -> Tensor:
+        """(c, x, y), (x, y) -> (c, filters, n)."""
+        weights, inside = self.weights(), mask.to(images)
+        both = torch.cat([inside[None], images * inside])[:, None]
+        smooth = F.conv2d(both, weights, padding=BLIND - 1)[..., mask]
+        return smooth[1:] / smooth[0].clamp(min=1e-3)
+
+
 class Ring(nn.Module):
     """What the neighbours say, each by itself: depthwise, without the voxel in the middle."""
 
@@ -93,6 +128,7 @@ class Trunk(nn.Module):
         self.last = Residual(shape.width, shape.cnn)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Send the nine images through the blocks: (x, y, c) -> the same."""
         rows, columns, channels = x.shape
         x = F.pad(x, (0, 0, 0, -columns % BLIND, 0, -rows % BLIND))
         x = x.unflatten(1, (-1, BLIND)).unflatten(0, (-1, BLIND))  # (x', 3, y', 3, c)

@@ -1,8 +1,8 @@
 r"""What a scan says of the space, and its product with a Gaussian prior: the data step.
 
 A voxel's signals relative to b = 0 are :math:`y = A z + a + n` (see `space`). With the noise
-:math:`n \sim N(0, s^2 V)`, V common to all voxels, s the voxel's noise relative to its b = 0, and the
-prior :math:`z \sim N(\mu, r D)`, D diagonal and common, the posterior is Gaussian.
+:math:`n \sim N(0, s^2 V)`, V common to all voxels, s the voxel's noise relative to its b = 0, and
+the prior :math:`z \sim N(\mu, r D)`, D diagonal and common, the posterior is Gaussian.
 In the basis U of the eigenvectors of :math:`D^{1/2} A' V^{-1} A D^{1/2} = U \Lambda U'` every
 voxel is solved at once, whatever its r and s:
 

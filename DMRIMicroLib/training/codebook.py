@@ -126,23 +126,27 @@ def codebook_loss(scale: Scale):
         device = next(network.parameters()).device
         seen, truth = example.tokens.to(device), example.numbers.to(device)
         prior = network.prior(seen)
-        found = network.tell(
-            prior.posterior(seen.matrix, seen.vector.T, seen.noise), prior.features
-        )
+        best = prior.posterior(seen.matrix, seen.vector.T, seen.noise)
+        # the prior learns what tissue is like, not what makes metrics look right
+        found = network.tell(Posterior(*(v.detach() for v in best)), prior.features.detach())
         expected = surprise(truth, prior.mean, prior.variance[:, GROUP], prior.factors).mean()
+        guess = Prediction(best.mean, best.variance.clamp(min=LEAST).log() / 2, *found[2:])
+        numbers, apart = metric_loss(guess, truth, torch.ones_like(truth, dtype=torch.bool))
+        read = _read(network, truth)
         labels = scale.encode(example.labels[:, columns].to(device).float())
         known = example.known[:, columns].to(device)
-        if not bool(known.any()):
-            labels, known = _own_labels(network, truth), torch.ones_like(known)
+        labels = torch.where(known, labels, read.detach())
+        exact = nn.functional.smooth_l1_loss(read, labels)
+        if not bool(known.any()):  # strange tissue, to which no model was fitted
+            known = torch.ones_like(known)
         metrics, squared = metric_loss(found, labels, known)
         kernels = network.kernels
         signal = kernels.signal(found.weights, found.odf, example.asked, example.frame.to(device))
         wrong = (signal - example.signal.to(device)) / SIGNAL_ERROR
         cost = nn.functional.smooth_l1_loss(wrong, torch.zeros_like(wrong))
-        guess = Prediction(found.space, found.variance.clamp(min=LEAST).log() / 2, *found[2:])
-        numbers, apart = metric_loss(guess, truth, torch.ones_like(truth, dtype=torch.bool))
         told = {
             "loss": float(metrics.detach()),
+            "exact": float(exact.detach()),
             "signal": float(wrong.detach().square().mean()) ** 0.5,
             "expected": float(expected.detach()),
             "numbers": float(numbers.detach()),
@@ -150,14 +154,13 @@ def codebook_loss(scale: Scale):
         }
         told |= {k: float(v) ** 0.5 for k, v in zip(scale.metrics, squared, strict=True)}
         weight = SIGNAL_WEIGHT if network.shape.physical else 0.0
-        return metrics + expected + NUMBERS_WEIGHT * numbers + weight * cost, told
+        return expected + NUMBERS_WEIGHT * numbers + metrics + exact + weight * cost, told
 
     return loss
 
 
-@torch.no_grad()
-def _own_labels(network: Codebook, truth: Tensor) -> Tensor:
-    """What a network reads off known numbers, where no model was fitted to them: (n, k)."""
+def _read(network: Codebook, truth: Tensor) -> Tensor:
+    """Read metrics off known numbers: (n, k)."""
     nothing = truth.new_zeros(len(truth), network.shape.width)
     return network.tell(Posterior(truth, torch.full_like(truth, DOUBT[0])), nothing).mean
 
