@@ -21,7 +21,7 @@ from DMRIMicroLib.signals.space import NODES, ORDER, Space
 from DMRIMicroLib.training.pool import METRICS
 from DMRIMicroLib.weights import Card, save
 
-TINY = {"kernels": 12, "encoder": 8, "widths": (8, 8, 8), "reach": 3, "state": 2}
+TINY = {"kernels": 12, "encoder": 8, "width": 8, "blocks": 2, "state": 2}
 
 
 @pytest.fixture(autouse=True, scope="module")
