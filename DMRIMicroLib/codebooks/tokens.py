@@ -102,19 +102,16 @@ def tokens(
     relative = (sigma / s0).clamp(1 / SNR_RANGE[1], 1 / SNR_RANGE[0])
     ratio = (signal / s0).clamp(0, 2) * mask
     seen = evidence(space, ratio[:, mask], relative[mask], acquisition, frame)
-    unit = torch.ones(space.channels, dtype=torch.float64)
-    whole = torch.ones_like(seen.noise)
-    start = ratio.new_zeros(space.channels, *mask.shape)
-    start[:, mask] = seen.posterior(torch.zeros_like(seen.vector), unit, whole)
+    seen = Evidence(seen.matrix.to(signal), seen.vector, seen.noise)
     shells = acquisition.shells
     log_b0 = (b0 / middle).clamp(DIM, 20).log()
     return Tokens(
-        matrix=seen.matrix.to(signal),
+        matrix=seen.matrix,
         vector=seen.vector,
         noise=seen.noise,
-        start=start,
+        start=_start(seen, mask),
         voxel_facts=torch.stack([log_b0, relative.log() / 3]) * mask,
-        facts=_facts(space, seen, informative(acquisition)).to(signal),
+        facts=torch.cat([_shares(space, seen), _facts(seen, informative(acquisition))]).to(signal),
         mean=torch.stack([ratio[list(shell.indices)].mean(0) for shell in shells]),
         b=signal.new_tensor([shell.b / 1e3 for shell in shells]),
         mask=mask,
@@ -127,13 +124,59 @@ def informative(acquisition: Acquisition) -> Acquisition:
     return acquisition.subset(kept)
 
 
-def _facts(space: Space, seen: Evidence, acquisition: Acquisition) -> Tensor:
-    """Return what is said of the whole slice: (k + 4,)."""
+def with_state(tokens: Tokens, space: Space, state: Tensor, level: float) -> Tokens:
+    """Add a noisy guess of the voxels' numbers as one more measurement.
+
+    So a network that estimates from measurements is the denoiser of a diffusion model, too, which
+    knows the scan.
+
+    Parameters
+    ----------
+    tokens : Tokens
+    space : Space
+    state : (c, n) tensor
+        The truth plus white noise.
+    level : float
+        Standard deviation of that noise in a voxel of median noise; elsewhere it is larger or
+        smaller as the noise of the signal is, see `state_noise`.
+    """
+    weight = (tokens.noise.median() / level).square()
+    unit = torch.eye(space.channels).to(tokens.matrix)
+    matrix = tokens.matrix + weight * unit
+    seen = Evidence(matrix, tokens.vector + weight * state, tokens.noise)
+    shares = _shares(space, seen).to(tokens.facts)
+    facts = torch.cat([shares, tokens.facts[len(shares) :]])
+    start = _start(seen, tokens.mask)
+    return tokens._replace(matrix=matrix, vector=seen.vector, start=start, facts=facts)
+
+
+def state_noise(tokens: Tokens, level: float) -> Tensor:
+    """Standard deviation of the noise of a state, see `with_state`: (n,)."""
+    return level * tokens.noise / tokens.noise.median()
+
+
+def _start(seen: Evidence, mask: Tensor) -> Tensor:
+    """Posterior mean under the standard normal prior: (c, x, y)."""
+    unit = torch.ones(len(seen.vector), dtype=torch.float64, device=seen.vector.device)
+    start = seen.vector.new_zeros(len(seen.vector), *mask.shape)
+    whole = torch.ones_like(seen.noise)
+    start[:, mask] = seen.posterior(torch.zeros_like(seen.vector), unit, whole)
+    return start
+
+
+def _shares(space: Space, seen: Evidence) -> Tensor:
+    """Share of the data in each component: (k,)."""
     noise = float(seen.noise.median()) if len(seen.noise) else 1 / SNR_RANGE[0]
     precision = torch.eye(space.channels, dtype=torch.float64) + seen.matrix.cpu() / noise**2
     left = torch.linalg.inv(precision).diagonal()
     group = torch.as_tensor(space.groups)
-    shares = [1 - float(left[group == k].mean()) for k in range(int(group.max()) + 1)]
+    return torch.stack([1 - left[group == k].mean() for k in range(int(group.max()) + 1)])
+
+
+def _facts(seen: Evidence, acquisition: Acquisition) -> Tensor:
+    """Return what else is said of the whole slice: (4,)."""
+    noise = float(seen.noise.median()) if len(seen.noise) else 1 / SNR_RANGE[0]
     volumes, b0 = len(acquisition), int(acquisition.is_b0.sum())
     highest = float(acquisition.bvals.max()) / 1e3
-    return torch.tensor([*shares, math.log(volumes), math.log(b0), -math.log(noise) / 3, highest])
+    told = [math.log(volumes), math.log(b0), -math.log(noise) / 3, highest]
+    return torch.tensor(told, dtype=torch.float64)

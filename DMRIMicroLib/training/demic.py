@@ -30,7 +30,7 @@ def two_shells(config: ExampleConfig) -> ExampleConfig:
     volumes = (max(own.volumes[0], 2 * SHELLS + 1), own.volumes[1])
     b = (min(own.b[0], TOP), min(own.b[1], TOP))
     protocol = replace(own, shells=shells, volumes=volumes, b=b, missing_b0=0.0)
-    return replace(config, protocol=protocol, strange=0.0)
+    return replace(config, protocol=protocol, strange=0.0, state=0.0)
 
 
 def demic_loss(scale: Scale):

@@ -19,7 +19,7 @@ from ..brain.machines import ScannerConfig, draw_scanner
 from ..brain.protocols import ProtocolConfig, draw_protocol
 from ..brain.scanner import Scanner
 from ..brain.simulate import generator_for
-from ..codebooks.tokens import Tokens, tokens
+from ..codebooks.tokens import Tokens, state_noise, tokens, with_state
 from ..signals.space import HIGHEST, Space
 from .mapped import Mapped, load_mapped
 from .pool import METRICS, SCANNER, Slice
@@ -62,6 +62,11 @@ class ExampleConfig:
         logarithm of what those of higher degree are multiplied by.
     contrast : float
         Standard deviation of the logarithm of how bright tissues are at b = 0.
+    state : float
+        Share of examples that come with a noisy guess of their numbers (`tokens.with_state`), as
+        posterior sampling has it.
+    level : (float, float)
+        Range of its noise, log-uniform.
     """
 
     protocol: ProtocolConfig = field(
@@ -81,6 +86,8 @@ class ExampleConfig:
     vary: float = 0.3
     turn: float = 0.3
     contrast: float = 0.3
+    state: float = 0.3
+    level: tuple[float, float] = (0.05, 2.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +142,14 @@ def draw_example(
     chosen = inside[item.mask]
     told = _told(sigma[..., 0], item.mask, generator, config)[square]
     seen = tokens(signal[..., 0][:, *square], mask, acq, told, item.frame, space)
+    own = item.numbers[:, chosen]
+    if float(torch.rand(1, generator=generator)) < config.state:
+        low, high = (math.log(v) for v in config.level)
+        level = math.exp(low + (high - low) * float(torch.rand(1, generator=generator)))
+        noise = torch.randn(own.shape, generator=generator) * state_noise(seen, level)
+        seen = with_state(seen, space, own + noise, level)
     asked = _asked(generator, config, acq)
     design, offset, _ = space.design(asked, item.frame)
-    own = item.numbers[:, chosen]
     clean = design.to(own) @ own + offset.to(own)[:, None]
     known = item.known[:, chosen].T & (not strange)
     return Example(seen, item.labels[:, chosen].T, known, own.T, asked, clean.T, item.frame, acq)
