@@ -1,6 +1,7 @@
 """Conventional methods on a thinned scan: dipy, AMICO, our own fits, and these after denoising.
 
-Each takes a scan and gives `Fitted`, or says in words why it cannot.
+Each takes a scan and gives `Fitted`, or says in words why it cannot. The one with a prior, which
+needs a codebook's signal space, is in _gaussian.py.
 """
 
 from __future__ import annotations
@@ -92,15 +93,18 @@ def amico(scan) -> Fitted | str:
     return Fitted(maps, {"NODDI": _noddi(maps, found.directions)})
 
 
-def ours(scan) -> Fitted | str:
-    """`dm.fit` as it comes: DTI, DKI and NODDI as far as the volumes allow, isotropic DKI."""
+def ours(scan, **options) -> Fitted:
+    """`dm.fit` as it comes: DTI, DKI and NODDI as far as the volumes allow, isotropic DKI.
+
+    With other `options` of `dm.fit` if some are given.
+    """
     import DMRIMicroLib as dm
     from DMRIMicroLib.errors import NotIdentifiable
 
     out = Fitted({})
     for model in ("dti", "dki", "noddi"):
         with contextlib.suppress(NotIdentifiable):
-            found = dm.fit(scan, model, device="cpu")
+            found = dm.fit(scan, model, device="cpu", **options)
             maps = {k: np.asarray(m)[scan.mask] for k, m in found.items()}
             _PICK[model](out, maps)
     if len(scan.acquisition.shells) > 1:
@@ -113,24 +117,6 @@ def ours(scan) -> Fitted | str:
 def ours_known(scan) -> Fitted | str:
     """Fit the same with the noise known, from all b0 volumes of the whole scan."""
     return ours(scan.with_measured_noise(_sparse.scan().noise))
-
-
-def with_prior(scan) -> Fitted | str:
-    """Fit tensor and kurtosis tensor with a Gaussian prior of tissue, voxel by voxel."""
-    from DMRIMicroLib.codebooks.shrunk import kurtosis_parameters, metrics_of
-
-    signal = torch.from_numpy(np.ascontiguousarray(scan.voxels(scan.mask).T))
-    b0 = signal[torch.from_numpy(scan.acquisition.is_b0.copy())].mean(0)
-    relative = float(np.median(scan.noise.sigma)) / float(b0.median())
-    b0 = b0.clamp(min=0.05 * b0.median())
-    found = kurtosis_parameters((signal / b0).clamp(0, 2), scan.acquisition, relative)
-    told = dict(zip(("FA", "MD", "AD", "RD", "MK"), metrics_of(found).numpy(), strict=False))
-    maps = {"FA": told["FA"], "MD": told["MD"], "MK": np.clip(told["MK"], *KURTOSIS)}
-
-    def predict(asked) -> np.ndarray:
-        return np.exp(DKI().design(asked).numpy() @ found.double().numpy()).T
-
-    return Fitted(maps, {"DKI": predict})
 
 
 def mppca(scan) -> Fitted | str:
@@ -197,7 +183,6 @@ METHODS = {
     "ours, noise known": ours_known,
     **{f"smoothing {width}": smoothed(width) for width in WIDTHS},
     "MP-PCA": mppca,
-    "with prior": with_prior,
     "FORCE": force,
 }
 

@@ -7,7 +7,7 @@ electrostatic energy, the seed picking among the five best local optima.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -221,10 +221,10 @@ def _keep(method: str, name: str, values: dict[str, np.ndarray] | str) -> None:
     (file.parent / VERSIONS).write_text(json.dumps(circumstances()["versions"]) + "\n")
 
 
-def versions() -> dict[str, dict]:
+def versions(methods: Iterable[str]) -> dict[str, dict]:
     """Return the versions of the programs that the kept answers of each method came from."""
-    files = sorted(FOLDER.glob(f"*/{VERSIONS}"))
-    return {f.parent.name: json.loads(f.read_text()) for f in files}
+    files = {name: _file(name, "all").parent / VERSIONS for name in methods}
+    return {name: json.loads(f.read_text()) for name, f in files.items() if f.exists()}
 
 
 def _file(method: str, name: str) -> Path:

@@ -29,15 +29,36 @@ COLUMNS = ("FA", "MD", "MK", "MK_iso", "MSK", "NDI", "ODI")
 
 
 def verdict(raw: dict, name: str, floor: dict) -> dict:
-    """Hold one codebook against what was asked."""
-    return {
+    """Hold one codebook against what was asked; `holds` puts together what does and what not."""
+    others = [p for p in _sparse.PROTOCOLS if p not in BAR]
+    out = {
         "bar": {p: _bar(raw, name, p, floor) for p in BAR},
+        "other protocols, not asked": {p: _bar(raw, name, p, floor) for p in others},
         "held out": {p: _held_out(raw, name, p) for p in raw if p != "all"},
         "one shell": _correlations(raw, name, "P6", LEAST_R),
         "all volumes": _correlations(raw, name, "all", dict.fromkeys(ASKED, DENSE_R)),
         "aim": _aim(raw, name),
         "wilcoxon, NMSE against the rest": _paired(raw, name),
     }
+    return {"holds": _together(out)} | out
+
+
+def _together(told: dict) -> dict:
+    """Tell of every demand whether it holds, how often, and where it does not."""
+    parts: dict = {"NMSE, rest": {}, "NMSE, dense": {}}
+    for protocol, metrics in told["bar"].items():
+        for metric, kinds in metrics.items():
+            for kind, entry in kinds.items():
+                parts[f"NMSE, {kind}"][f"{protocol} {metric}"] = entry
+    parts["held out"] = {p: told["held out"][p] for p in BAR if p in told["held out"]}
+    parts |= {key: told[key] for key in ("one shell", "all volumes", "aim")}
+    out = {}
+    for key, entries in parts.items():
+        lost = [k for k, entry in entries.items() if not entry["holds"]]
+        won = len(entries) - len(lost)
+        out[key] = {"holds": bool(entries) and not lost, "won": won, "of": len(entries)}
+        out[key]["not"] = lost
+    return out
 
 
 def mean(raw: dict, protocol: str, method: str, reference: str, key: str, column: int = 0):
@@ -70,6 +91,7 @@ def _bar(raw: dict, name: str, protocol: str, floor: dict) -> dict:
             net = (mine - noise) / max(careful["NMSE"] - noise, 1e-9)
             entry = {
                 "codebook": mine,
+                "codebook, peers' reference": _told(raw, name, protocol, kind, metric),
                 "peers, own reference": peer["NMSE"],
                 "careful": careful["NMSE"],
                 "noise of the reference": noise,
@@ -77,7 +99,7 @@ def _bar(raw: dict, name: str, protocol: str, floor: dict) -> dict:
                 "over careful": mine / careful["NMSE"],
                 "over careful, noise of the reference taken off": net,
             }
-            entry = {k: _scores.short(v) for k, v in entry.items()}
+            entry = {k: v if v is None else _scores.short(v) for k, v in entry.items()}
             entry["best of all baselines"] = _best(raw, name, protocol, kind, metric)
             entry["kurtosis of peers, careful"] = [peer["metric"], careful["metric"]]
             if metric != "MK":
@@ -87,6 +109,11 @@ def _bar(raw: dict, name: str, protocol: str, floor: dict) -> dict:
             )
             out.setdefault(metric, {})[kind] = entry
     return out
+
+
+def _told(raw: dict, name: str, protocol: str, kind: str, metric: str) -> float | None:
+    """Return the NMSE against dipy's and AMICO's reference."""
+    return mean(raw, protocol, name, f"{kind}, peers", f"{metric} tissue")
 
 
 def _noise(floor: dict, protocol: str, metric: str) -> float:
@@ -112,7 +139,7 @@ def _held_out(raw: dict, name: str, protocol: str) -> dict:
     """RMSE of the volumes left out, beside every conventional prediction."""
     mine = raw[protocol].get(name, {}).get("held out", {})
     if not mine:
-        return {"codebook": None, "why": "there is no prediction of signals"}
+        return {"codebook": None, "why": "there is no prediction of signals", "holds": False}
     value = float(np.mean([v[2] for v in mine["codebook"]]))
     others = {
         f"{method} {model}": float(np.mean([v[2] for v in values]))
@@ -120,10 +147,18 @@ def _held_out(raw: dict, name: str, protocol: str) -> dict:
         for model, values in raw[protocol].get(method, {}).get("held out", {}).items()
     }
     best = min(others, key=others.get)  # type: ignore[arg-type]
+    every = {
+        f"{method} {model}": float(np.mean([v[2] for v in values]))
+        for method, places in raw[protocol].items()
+        if not method.startswith("codebook")
+        for model, values in places.get("held out", {}).items()
+    }
+    first = min(every, key=every.get)  # type: ignore[arg-type]
     return {
         "codebook": _scores.short(value),
         "best conventional": best,
         "its RMSE": _scores.short(others[best]),
+        "best of all baselines": [_scores.short(every[first]), first],
         "holds": value <= others[best],
     }
 
@@ -135,8 +170,8 @@ def _correlations(raw: dict, name: str, protocol: str, least: dict[str, float]) 
             whose: mean(raw, protocol, name, f"dense, {whose}", f"{metric} tissue", 3)
             for whose in ("ours", "peers")
         }
-        if r["ours"] is not None and r["peers"] is not None:
-            entry: dict = {k: _scores.short(v) for k, v in r.items()}
+        if r["ours"] is not None:
+            entry: dict = {k: v if v is None else _scores.short(v) for k, v in r.items()}
             out[metric] = entry | {"holds": r["ours"] >= bar}
     return out
 
@@ -159,18 +194,19 @@ def _aim(raw: dict, name: str) -> dict:
 def _paired(raw: dict, name: str) -> dict:
     """Wilcoxon over subsets and slices: protocol -> metric -> method -> p, better in k of n.
 
-    dipy and AMICO are held against their own reference.
+    dipy and AMICO are held against their own reference, kurtoses as in the bar (`STAND_IN`).
     """
     out: dict = {}
     for protocol in (p for p in raw if p != "all"):
         mine = raw[protocol].get(name, {}).get("rest, ours", {})
         for method, places in raw[protocol].items():
-            for metric in PAIRED:
-                whose = "peers" if method == "peers" else "ours"
-                theirs = places.get(f"rest, {whose}", {}).get(f"{metric} slices")
+            reference = "rest, peers" if method == "peers" else "rest, ours"
+            for metric in PAIRED if method != name else ():
+                its = lowest(raw, protocol, method, reference, metric)
                 ours = mine.get(f"{metric} slices")
-                if method == name or theirs is None or ours is None:
+                if its is None or ours is None:
                     continue
+                theirs = places[reference][f"{its['metric']} slices"]
                 a, b = np.ravel(ours[: len(theirs)]), np.ravel(theirs)
                 p = _scores.wilcoxon(list(a), list(b))
                 place = out.setdefault(protocol, {}).setdefault(metric, {})
@@ -189,7 +225,7 @@ def table(raw: dict) -> str:
         for kind in ("rest", "dense"):
             if protocol == "all" and kind == "rest":
                 continue
-            lines.append(f"{protocol}, {kind}".ljust(26) + "".join(c.rjust(15) for c in COLUMNS))
+            lines.append(f"{protocol}, {kind}".ljust(26) + "".join(c.rjust(17) for c in COLUMNS))
             for method in methods:
                 name = f"{kind}, {'peers' if method == 'peers' else 'ours'}"
                 lines.append(_row(raw, protocol, method, name))
@@ -209,4 +245,4 @@ def _row(raw: dict, protocol: str, method: str, reference: str) -> str:
     rmse = f"{min(best.values()):.4f} {min(best, key=best.get)}" if best else ""  # type: ignore[arg-type]
     label = "peers (our reference)" if (method, reference[-4:]) == ("peers", "ours") else method
     tail = f"  V1 {angle:.1f} deg" if angle is not None else ""
-    return f"  {label}".ljust(26) + "".join(c.rjust(15) for c in cells) + tail + f"  RMSE {rmse}"
+    return f"  {label}".ljust(26) + "".join(c.rjust(17) for c in cells) + tail + f"  RMSE {rmse}"

@@ -8,25 +8,35 @@ maps are held against
 - `dense`: all volumes, fitted conventionally;
 
 each by our own fits and by dipy and AMICO ("peers"), and against the volumes left out themselves.
-Two halves of all volumes tell how well the references are known. Baselines are kept under
-benchmarks/cache/ (delete a folder to run it again) and the method under test is run anew.
-AMICO's licence is for research only; it is run where it is installed. `--weights` may name several
-files, `--only-baselines` leaves the codebook out.
+Two halves of all volumes tell how well the references are known. `verdict` in the file holds each
+codebook against what was asked of it (_verdict.py): NMSE of FA, MK, NDI and ODI and its ratios,
+volumes left out, correlations, paired tests, and `holds` of every bar.
+
+Baselines are kept under benchmarks/cache/ (delete a folder to run it again) and the method under
+test is run anew. AMICO's licence is for research only; it is run where it is installed.
+
+`--weights` may name several files; the signal space of the first is that of the baseline "gaussian
+prior" (_gaussian.py), which is kept for each space. `--demic` names weights of the published
+network, `--only-baselines` leaves the codebook out, and the Gaussian prior unless `--weights` are
+given. `--protocols P6+6 all` takes some of the protocols only and `--subsets 1` fewer subsets, to
+try things; `--name` is that of the file.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import _baselines
+import _gaussian
 import _scores
 import _sparse
 import numpy as np
 from _common import RESULTS, circumstances
-from _sparse import Fitted
+from _networks import METRICS, published, under_test
 from _verdict import table, verdict
 
 REFERENCES = ("rest, ours", "rest, peers", "dense, ours", "dense, peers")
@@ -45,7 +55,10 @@ FORCE_RUNS = 2
 HIGHEST = _baselines.KURTOSIS[1]
 """Of any metric as it is compared; the lowest is 0."""
 
-METRICS = ("FA", "MD", "MK", "MSK", "MK_iso", "NDI", "ODI", "FWF")
+EVERY = (*_sparse.PROTOCOLS, "all")
+
+Answers = Callable[[str], "dict | None"]
+"""From the name of a fit to a method's maps and prediction errors, None if it cannot do it."""
 
 
 def wanted(method: str, job: str) -> bool:
@@ -75,59 +88,15 @@ def found(method: str, job: str) -> dict | None:
     return out | {k: v for part in parts.values() for k, v in part.items() if k[:5] == "error"}
 
 
-def under_test(weights: str):
-    """Return the codebook with these weights as a method."""
-    from DMRIMicroLib.codebooks.estimate import codebook
-
-    def work(scan) -> Fitted:
-        maps = codebook(scan, weights=weights, device="cpu")
-        return Fitted(in_mask(maps, scan), {"codebook": by_space(scan, weights)})
-
-    return work
+def anew(work: Callable) -> Answers:
+    """Run a method each time that it is asked."""
+    return partial(_sparse.run, "", work, keep=False)
 
 
-def published(weights: str):
-    """Return `demic` with these weights as a method; it cannot tell of one shell."""
-    from DMRIMicroLib.codebooks.demic_maps import demic
-    from DMRIMicroLib.errors import NotIdentifiable
-
-    def work(scan) -> Fitted | str:
-        try:
-            return Fitted(in_mask(demic(scan, weights=weights, device="cpu"), scan))
-        except NotIdentifiable as error:
-            return str(error)
-
-    return work
-
-
-def in_mask(maps, scan) -> dict[str, np.ndarray]:
-    """Take the metrics of the voxels of the mask, as the baselines tell them."""
-    values = {k: np.asarray(maps[k])[scan.mask] for k in METRICS if k in maps}
-    values["MD"] = values["MD"] * _baselines.UM2_MS
-    if "MK" in values:
-        values["MK"] = np.clip(values["MK"], *_baselines.KURTOSIS)
-    return values
-
-
-def by_space(scan, weights: str):
-    """Return the prediction of signals by the posterior in the signal space."""
-    import torch
-
-    from DMRIMicroLib.codebooks.slices import on_grid, open_codebook, predictions, slice_order
-
-    loaded, device = open_codebook(weights), torch.device("cpu")
-    edges = scan.affine[:3, :3]
-    frame = torch.as_tensor((edges / np.linalg.norm(edges, axis=0)).T.copy())
-    _, usable, (numbers,) = predictions(scan, loaded, lambda found, means: (found.space,), device)
-
-    def predict(asked) -> np.ndarray:
-        design, offset, _ = loaded.space.design(asked, frame)
-        signal = numbers @ design.float().T + offset.float()
-        order = slice_order(usable)
-        volumes = [on_grid(v, order, usable.shape)[scan.mask] for v in signal.T]
-        return np.stack(volumes, 1)
-
-    return predict
+def by_gaussian(weights: str) -> Answers:
+    """Return the Gaussian prior in the signal space of these weights, from the cache."""
+    space = _gaussian.space_of(weights)
+    return partial(_sparse.run, _gaussian.kept_as(space), _gaussian.with_prior(space))
 
 
 def reference(name: str, job: str) -> dict:
@@ -197,27 +166,33 @@ def floors(regions: dict) -> dict:
     return out | {"RMSE of a perfect prediction": _scores.short(left / freedom**0.5)}
 
 
-def evaluate(methods: dict, regions: dict) -> dict:
+def evaluate(
+    methods: dict[str, Answers],
+    regions: dict,
+    protocols: Sequence[str] = EVERY,
+    subsets: int = _sparse.SUBSETS,
+) -> dict:
     """Scores of every method: protocol -> method -> reference -> key -> list over subsets."""
     raw: dict = {}
-    for protocol in (*_sparse.PROTOCOLS, "all"):
-        for method, work in methods.items():
-            for seed in range(_sparse.SUBSETS if protocol != "all" else 1):
-                job = f"{protocol} {seed}" if protocol != "all" else "all"
-                maps = _sparse.run(method, work, job, keep=False) if work else found(method, job)
-                if not maps:
-                    continue
-                place = raw.setdefault(protocol, {}).setdefault(method, {})
-                for name in REFERENCES:
-                    if protocol == "all" and name.startswith("rest"):
-                        continue
-                    found_here = scored(maps, reference(name, job), regions)
-                    for key, value in found_here.items():
-                        place.setdefault(name, {}).setdefault(key, []).append(value)
-                for model, value in predicted(maps, job, regions).items():
-                    place.setdefault("held out", {}).setdefault(model, []).append(value)
+    for protocol in protocols:
+        jobs = [f"{protocol} {seed}" for seed in range(subsets)]
+        for method, answers in methods.items():
+            for job in jobs if protocol != "all" else ["all"]:
+                if maps := answers(job):
+                    place = raw.setdefault(protocol, {}).setdefault(method, {})
+                    _put(place, maps, job, regions)
             print(protocol, method, file=sys.stderr, flush=True)
     return raw
+
+
+def _put(place: dict, maps: dict, job: str, regions: dict) -> None:
+    """Add the scores of one fit: reference -> key -> list over subsets."""
+    for name in REFERENCES:
+        if job != "all" or not name.startswith("rest"):
+            for key, value in scored(maps, reference(name, job), regions).items():
+                place.setdefault(name, {}).setdefault(key, []).append(value)
+    for model, value in predicted(maps, job, regions).items():
+        place.setdefault("held out", {}).setdefault(model, []).append(value)
 
 
 def told(raw: dict) -> dict:
@@ -247,35 +222,57 @@ def regions_of() -> dict[str, np.ndarray]:
     return _sparse.regions(found("dipy DTI", "all"), water["FWF"])
 
 
+def label(weights: str) -> str:
+    """Name a codebook in the results."""
+    return "codebook" if weights == "codebook" else f"codebook {Path(weights).stem}"
+
+
+def methods_of(weights: Sequence[str], demic: str | None, tested: bool) -> dict[str, Answers]:
+    """Return what is run; the Gaussian prior is kept, but that of another space is another."""
+    out = {label(name): anew(under_test(name)) for name in weights} if tested else {}
+    if demic:
+        out["demic"] = anew(published(demic))
+    names = [m for m in _baselines.METHODS if m not in _baselines.PEERS.values()]
+    out |= {name: partial(found, name) for name in ("peers", *names)}
+    return out | ({"gaussian prior": by_gaussian(weights[0])} if weights else {})
+
+
+def options_of() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", nargs="+", help="of codebooks; by default the shipped ones")
+    parser.add_argument("--demic", help="weights of the published network; without, it is left out")
+    parser.add_argument("--only-baselines", action="store_true")
+    parser.add_argument("--protocols", nargs="+", choices=EVERY, default=EVERY)
+    parser.add_argument("--subsets", type=int, default=_sparse.SUBSETS)
+    parser.add_argument("--name", default="codebook_real", help="of the file under results/")
+    options = parser.parse_args()
+    if options.weights is None:
+        options.weights = [] if options.only_baselines else ["codebook"]
+    return options
+
+
 def main() -> None:
     import torch
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", nargs="+", default=["codebook"])
-    parser.add_argument("--demic", help="weights of the published network; without, it is left out")
-    parser.add_argument("--only-baselines", action="store_true")
-    parser.add_argument("--name", default="codebook_real", help="of the file under results/")
-    options = parser.parse_args()
+    options = options_of()
     torch.set_num_threads(1)
-    tests = {}
-    if not options.only_baselines:
-        for name in options.weights:
-            label = "codebook" if name == "codebook" else f"codebook {Path(name).stem}"
-            tests[label] = under_test(name)
-    names = [m for m in _baselines.METHODS if m not in _baselines.PEERS.values()]
-    network = {"demic": published(options.demic)} if options.demic else {}
-    methods = {**tests, **network, "peers": None, **dict.fromkeys(names)}
+    methods = methods_of(options.weights, options.demic, not options.only_baselines)
     regions = regions_of()
-    raw = evaluate(methods, regions)
+    raw = evaluate(methods, regions, options.protocols, options.subsets)
     floor = floors(regions)
+    kept = list(_baselines.METHODS)
+    kept += [_gaussian.kept_as(_gaussian.space_of(name)) for name in options.weights[:1]]
     content = {
         "circumstances": circumstances(),
         "voxels": {k: int(v.sum()) for k, v in regions.items()},
         "columns": list(_scores.COLUMNS),
         "columns, held out": ["RMSE b = 1000", "RMSE b = 2000", "RMSE"],
-        "baselines were made with": _sparse.versions(),
+        "baselines were made with": _sparse.versions(kept),
         "floor": floor,
-        "verdict": {name: verdict(raw, name, floor) for name in tests},
+        "verdict": {
+            name: verdict(raw, name, floor) for name in methods if name.startswith("codebook")
+        },
         "scores": told(raw),
     }
     (RESULTS / f"{options.name}.json").write_text(_scores.dumped(content))

@@ -5,7 +5,10 @@ benchmarks/results/codebook_ablations.json, the first being the whole network, t
 `dmrimicro train codebook --preset cpu-no-mamba`, `cpu-no-cnn`, `cpu-no-kernels` and `cpu-abg`, or
 `demic`. On unseen simulated brains (codebook_brain.py): error of the 24 metrics, relative to the
 spread of the truth. On thinned real data (codebook.py): NMSE against the volumes left out, fitted
-by us, and the error of these volumes' prediction, which means nothing without physical kernels.
+by us, and the error of these volumes' prediction by the signal space.
+
+`--subjects` and `--subsets` tell how many simulated brains and subsets of the real data,
+`--no-real` leaves real data out, `--anatomies` names the heads, `--name` the file.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ import argparse
 import sys
 
 import _brain
+import _sparse
 import codebook as real
 import codebook_brain as brain
 import numpy as np
 from _common import Results
+from _networks import published, under_test
 from _scores import short
 from _verdict import ASKED, BAR, mean
 
@@ -53,12 +58,12 @@ def simulated(named: dict[str, str], files: list) -> dict:
     return out
 
 
-def on_real(named: dict[str, str]) -> dict:
+def on_real(named: dict[str, str], subsets: int) -> dict:
     """Score every network on thinned real data: name -> protocol -> metric -> NMSE."""
     methods = {
-        k: (real.published if kind(w) == "demic" else real.under_test)(w) for k, w in named.items()
+        k: real.anew((published if kind(w) == "demic" else under_test)(w)) for k, w in named.items()
     }
-    raw = real.evaluate(methods, real.regions_of())
+    raw = real.evaluate(methods, real.regions_of(), BAR, subsets)
     out: dict = {}
     for name in named:
         for protocol in BAR:
@@ -89,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weights", nargs="+", help="NAME=WEIGHTS, the whole network first")
     parser.add_argument("--subjects", type=int, default=SUBJECTS)
+    parser.add_argument("--subsets", type=int, default=_sparse.SUBSETS, help="of the real data")
     parser.add_argument("--anatomies", default="all", help="heads, as of `dmrimicro train`")
     parser.add_argument("--no-real", action="store_true", help="only simulated brains")
     parser.add_argument("--name", default="codebook_ablations", help="of the file under results/")
@@ -101,7 +107,7 @@ def main() -> None:
     files = _brain.slices(options.subjects, options.anatomies)
     results.put("simulated", value=simulated(named, files))
     if not options.no_real:
-        results.put("real", value=on_real(named))
+        results.put("real", value=on_real(named, options.subsets))
     print(table(results.content), file=sys.stdout)
 
 
