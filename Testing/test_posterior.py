@@ -11,6 +11,7 @@ from tiny_codebook import coefficients, one_thread, shells, tiny_space, tissue  
 
 from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.brain.directions import spread
+from DMRIMicroLib.codebooks.gaussian import FAR, surprise
 from DMRIMicroLib.codebooks.invariants import INVARIANTS, invariants, signed_root
 from DMRIMicroLib.codebooks.network import GROUP, GROUPS, RANKS, Prior, posterior
 from DMRIMicroLib.codebooks.recalibrate import RANGE, Habits, Said, find_habits
@@ -47,17 +48,20 @@ def test_groups_are_those_of_the_space():
     assert RANKS == tuple(part.shape[1] for part in SPACE.components)
 
 
-def test_the_product_is_that_of_the_textbook():
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_the_product_is_that_of_the_textbook(count):
     g = seeded()
     design = torch.randn(9, C, generator=g, dtype=torch.float64)
     y = torch.randn(6, 9, generator=g, dtype=torch.float64)
     noise = torch.rand(6, generator=g, dtype=torch.float64) + 0.1
     mean = torch.randn(6, C, generator=g, dtype=torch.float64)
     prior = torch.rand(6, C, generator=g, dtype=torch.float64) + 0.1
-    found = posterior(mean, prior, design.T @ design, y @ design, noise)
+    factors = torch.randn(6, C, count, generator=g, dtype=torch.float64)
+    found = posterior(mean, prior, factors, design.T @ design, y @ design, noise)
     for k in range(6):
-        covariance = torch.linalg.inv(torch.diag(1 / prior[k]) + design.T @ design / noise[k] ** 2)
-        told = covariance @ (mean[k] / prior[k] + design.T @ y[k] / noise[k] ** 2)
+        before = torch.linalg.inv(torch.diag(prior[k]) + factors[k] @ factors[k].T)
+        covariance = torch.linalg.inv(before + design.T @ design / noise[k] ** 2)
+        told = covariance @ (before @ mean[k] + design.T @ y[k] / noise[k] ** 2)
         torch.testing.assert_close(found.mean[k], told)
         torch.testing.assert_close(found.variance[k], covariance.diagonal())
 
@@ -68,9 +72,10 @@ def test_single_precision_is_enough_at_any_snr_and_prior():
     matrix, vector, noise, numbers = data(acq, 40, 1 / 200)
     log = -6 + 9 * torch.rand(40, GROUPS, generator=seeded())
     prior = log.exp()[:, GROUP]
+    factors = torch.randn(40, C, 2, generator=seeded(2))
     mean = numbers + prior.sqrt() * torch.randn(numbers.shape, generator=seeded(1))
-    single = posterior(mean, prior, matrix, vector, noise)
-    double = posterior(*(v.double() for v in (mean, prior, matrix, vector, noise)))
+    single = posterior(mean, prior, factors, matrix, vector, noise)
+    double = posterior(*(v.double() for v in (mean, prior, factors, matrix, vector, noise)))
     spread_ = double.variance.sqrt()
     assert float(((single.mean - double.mean) / spread_).abs().max()) < 0.05
     torch.testing.assert_close(single.variance.double(), double.variance, rtol=1e-2, atol=0)
@@ -79,10 +84,11 @@ def test_single_precision_is_enough_at_any_snr_and_prior():
 def test_without_data_the_prior_stays():
     mean = torch.randn(5, C, generator=seeded())
     prior = torch.rand(5, C, generator=seeded(1)) + 0.01
+    factors = torch.randn(5, C, 2, generator=seeded(2))
     none = torch.zeros(C, C), torch.zeros(5, C), torch.full((5,), 0.02)
-    found = posterior(mean, prior, *none)
+    found = posterior(mean, prior, factors, *none)
     torch.testing.assert_close(found.mean, mean)
-    torch.testing.assert_close(found.variance, prior)
+    torch.testing.assert_close(found.variance, prior + factors.square().sum(2))
 
 
 def test_many_volumes_override_a_wrong_prior_and_few_do_not():
@@ -92,7 +98,8 @@ def test_many_volumes_override_a_wrong_prior_and_few_do_not():
     for count in (3, 90):
         acq = shells(500.0, 1000.0, 2000.0, 3000.0, count=count)
         matrix, vector, noise, numbers = data(acq, 50, 0.005, exact=True)
-        found = posterior(numbers + 1, torch.full((50, C), 0.5), matrix, vector, noise)
+        wide = torch.full((50, C), 0.5), torch.zeros(50, C, 2)
+        found = posterior(numbers + 1, *wide, matrix, vector, noise)
         wrong[count] = float(((found.mean - numbers) @ design.T).square().mean().sqrt())
     before = float((torch.ones(1, C) @ design.T).square().mean().sqrt())
     assert wrong[90] < 0.05 * before
@@ -104,10 +111,13 @@ def test_the_variance_is_that_of_the_errors():
     design, offset, _ = SPACE.design(acq.subset(range(1, len(acq))), EYE)
     n, noise, prior = 3000, 0.05, 0.3
     truth = prior**0.5 * torch.randn(n, C, generator=seeded(), dtype=torch.float64)
+    factors = 0.5 * torch.randn(1, C, 2, generator=seeded(2), dtype=torch.float64)
+    truth = truth + torch.randn(n, 2, generator=seeded(3), dtype=torch.float64) @ factors[0].T
     y = truth @ design.T + noise * torch.randn(n, len(design), generator=seeded(1)).double()
     found = posterior(
         torch.zeros_like(truth),
         torch.full_like(truth, prior),
+        factors.expand(n, -1, -1),
         design.T @ design,
         y @ design,
         torch.full((n,), noise, dtype=torch.float64),
@@ -115,6 +125,81 @@ def test_the_variance_is_that_of_the_errors():
     ratio = (found.mean - truth).square().mean(0) / found.variance.mean(0)
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=0.15, rtol=0)
     assert len(offset) == len(design)
+
+
+def test_what_data_say_of_one_number_is_believed_of_those_that_change_with_it():
+    """Data of the first number alone: the second, of the same factor, follows it."""
+    matrix = torch.zeros(C, C)
+    matrix[0, 0] = 1.0
+    vector = torch.zeros(1, C)
+    vector[0, 0] = 2.0  # measured with a noise that is as good as none
+    factors = torch.zeros(1, C, 2)
+    factors[0, :2, 0] = torch.tensor([1.0, -3.0])
+    small = torch.full((1, C), 1e-3)
+    found = posterior(torch.zeros(1, C), small, factors, matrix, vector, torch.full((1,), 1e-2))
+    wanted = torch.zeros(1, C)
+    wanted[0, :2] = torch.tensor([2.0, -6.0])
+    torch.testing.assert_close(found.mean, wanted, atol=0.02, rtol=0)
+    assert float(found.variance[0, 1]) < 0.02
+    alone = posterior(torch.zeros(1, C), small, 0 * factors, matrix, vector, torch.ones(1))
+    assert float(alone.mean[0, 1]) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_surprise_is_the_likelihood_of_the_textbook(dtype):
+    g = seeded(5)
+    mean, variance, factors = prior_of(50, g)
+    covariance = torch.diag_embed(variance) + factors @ factors.mT
+    told = torch.distributions.MultivariateNormal(mean, covariance)
+    truth = told.sample()
+    found = surprise(*(v.to(dtype) for v in (truth, mean, variance, factors)))
+    assert found.dtype == dtype
+    wanted = -told.log_prob(truth) / C
+    exact = dtype == torch.float64
+    tolerance = {"atol": 1e-9, "rtol": 1e-9} if exact else {"atol": 1e-4, "rtol": 1e-4}
+    torch.testing.assert_close(found.double(), wanted, **tolerance)
+    assert float(found.std()) > 0.05
+
+
+def test_far_truths_cost_less_than_a_gaussian_says_and_stay_finite():
+    mean, variance, factors = prior_of(8, seeded(6))
+    away = torch.randn(8, C, generator=seeded(7), dtype=torch.float64)
+    covariance = torch.diag_embed(variance) + factors @ factors.mT
+    told = torch.distributions.MultivariateNormal(mean, covariance)
+    squared = torch.einsum("ni,nij,nj->n", away, torch.linalg.inv(covariance), away)
+    away = away / squared.sqrt()[:, None] * (FAR * C**0.5)  # at the limit
+    for factor in (0.5, 0.99):
+        truth = mean + factor * away
+        torch.testing.assert_close(
+            surprise(truth, mean, variance, factors), -told.log_prob(truth) / C
+        )
+    costs = []
+    for factor in (1.0, 2.0, 3.0, 1e3, 1e6):
+        truth = (mean + factor * away).requires_grad_(True)
+        cost = surprise(truth, mean, variance, factors)
+        cost.sum().backward()
+        assert torch.isfinite(truth.grad).all()
+        costs.append(cost.detach())
+    torch.testing.assert_close(costs[2] - costs[1], costs[1] - costs[0])  # linear
+    torch.testing.assert_close(costs[4] - costs[0], (1e6 - 1) * (costs[1] - costs[0]))
+    # as steep at the limit as before it
+    step = 1e-4
+    before, after = (
+        surprise(mean + (1 + d) * away, mean, variance, factors) for d in (-step, step)
+    )
+    torch.testing.assert_close(
+        (after - costs[0]) / step, (costs[0] - before) / step, rtol=1e-3, atol=0
+    )
+    single = (v.float() for v in (mean + 1e6 * away, mean, variance, factors))
+    assert torch.isfinite(surprise(*single)).all()
+
+
+def prior_of(n: int, g: torch.Generator):
+    """Mean, variance and factors of random priors."""
+    mean = torch.randn(n, C, generator=g, dtype=torch.float64)
+    variance = torch.rand(n, C, generator=g, dtype=torch.float64) + 0.05
+    factors = 0.5 * torch.randn(n, C, 2, generator=g, dtype=torch.float64)
+    return mean, variance, factors
 
 
 # invariants
@@ -176,15 +261,23 @@ def test_invariants_have_a_derivative_where_there_is_no_fibre():
 
 
 def said(
-    habits: Habits, acq: Acquisition, n: int, noise: float, variance: float, seed: int = 0
+    habits: Habits,
+    acq: Acquisition,
+    n: int,
+    noise: float,
+    variance: float,
+    seed: int = 0,
+    together: float = 0.0,
 ) -> Said:
     """A slice whose tissue differs by `habits` from what its prior expects."""
     g = seeded(seed)
     mean = torch.randn(n, C, generator=g)
     mean[:, 3:] *= 0.7
-    prior = Prior(mean, torch.full((n, GROUPS), variance), torch.zeros(n, 2))
+    factors = together * torch.randn(n, C, 2, generator=g)
+    prior = Prior(mean, torch.full((n, GROUPS), variance), factors, torch.zeros(n, 2))
     true = habits.corrected(prior)
     truth = true.mean + true.variance[:, GROUP].sqrt() * torch.randn(n, C, generator=g)
+    truth = truth + (true.factors @ torch.randn(n, 2, 1, generator=g))[..., 0]
     design = SPACE.design(acq.subset(range(1, len(acq))), EYE)[0].float()
     y = truth @ design.T + noise * torch.randn(n, len(design), generator=g)
     return Said(prior, design.T @ design, y @ design, torch.full((n,), noise))
@@ -202,9 +295,10 @@ def planted() -> Habits:
 DENSE = shells(500.0, 1000.0, 2000.0, 3000.0, count=30)
 
 
-def test_planted_habits_are_found():
+@pytest.mark.parametrize("together", [0.0, 0.2])
+def test_planted_habits_are_found(together):
     habits = planted()
-    slices = [said(habits, DENSE, 2500, 0.01, 0.1, seed) for seed in range(2)]
+    slices = [said(habits, DENSE, 2500, 0.01, 0.1, seed, together) for seed in range(2)]
     found = find_habits(slices)
     torch.testing.assert_close(found.zeroth, habits.zeroth, atol=0.06, rtol=0)
     for one, other in zip(found.higher, habits.higher, strict=True):
@@ -215,7 +309,8 @@ def test_planted_habits_are_found():
 def test_a_right_prior_is_left_nearly_alone():
     none = Habits.none(torch.zeros(1))
     for acq in (DENSE, shells(1000.0, count=6)):
-        found = find_habits([said(none, acq, 2500, 0.03, 0.1, seed) for seed in range(2)])
+        slices = [said(none, acq, 2500, 0.03, 0.1, seed, 0.2 * seed) for seed in range(2)]
+        found = find_habits(slices)
         torch.testing.assert_close(found.zeroth, none.zeroth, atol=0.04, rtol=0)
         for one, other in zip(found.higher, none.higher, strict=True):
             torch.testing.assert_close(one, other, atol=0.04, rtol=0)
@@ -253,7 +348,19 @@ def test_few_voxels_change_little_and_nonsense_stays_in_range():
 
 
 def test_no_habits_leave_a_prior_as_it_is():
-    prior = said(planted(), DENSE, 9, 0.01, 0.1).prior
+    prior = said(planted(), DENSE, 9, 0.01, 0.1, together=0.3).prior
     same = Habits.none(torch.zeros(1)).corrected(prior)
     torch.testing.assert_close(same.mean, prior.mean)
     torch.testing.assert_close(same.variance, prior.variance)
+    torch.testing.assert_close(same.factors, prior.factors)
+
+
+def test_a_prior_that_is_twice_as_wide_is_so_in_every_direction():
+    """Variances and factors: the covariance is a multiple where components have one factor."""
+    prior = said(planted(), DENSE, 4, 0.01, 0.1, together=0.3).prior
+    none = Habits.none(torch.zeros(1))
+    wide = Habits(none.zeroth, none.higher, 2 * none.factor).corrected(prior)
+    one, two = (
+        torch.diag_embed(v.variance[:, GROUP]) + v.factors @ v.factors.mT for v in (prior, wide)
+    )
+    torch.testing.assert_close(two, 2 * one)

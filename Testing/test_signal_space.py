@@ -10,7 +10,7 @@ from tiny_codebook import coefficients, shells, tiny_space, tissue
 from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.physics.tissue import signal
-from DMRIMicroLib.signals.evidence import Evidence, evidence
+from DMRIMicroLib.signals.evidence import FLOOR, MISFIT, Evidence, evidence
 from DMRIMicroLib.signals.space import Space
 
 EYE = torch.eye(3, dtype=torch.float64)
@@ -113,3 +113,40 @@ def test_volumes_that_the_space_cannot_tell_of_are_left_out(space):
     low = shells(1000.0)
     alone = evidence(space, signal(tissue(9), low).T, torch.full((9,), 0.02), low, EYE)
     torch.testing.assert_close(seen.matrix, alone.matrix)
+
+
+@pytest.mark.parametrize("b0", [1, 4])
+def test_noise_of_the_b0_images_is_shared_by_all_volumes(space, b0):
+    """Generalised least squares with the whole covariance V of the noise."""
+    acq, n = shells(700.0, 2000.0, count=20, b0=b0), 9
+    g = torch.Generator().manual_seed(1)
+    noise = 0.02 + 0.02 * torch.rand(n, generator=g, dtype=torch.float64)
+    ratio = signal(tissue(n), acq).T.double()
+    ratio = (ratio + noise * torch.randn(ratio.shape, generator=g, dtype=torch.float64)).abs()
+    seen = evidence(space, ratio, noise, acq, EYE)
+    weighted = acq.subset(range(b0, len(acq)))
+    design, offset, rest = space.design(weighted, EYE)
+    y = (ratio[b0:].square() - noise.square()).clamp(min=(FLOOR * noise).square()).sqrt()
+    level = y.mean(1)
+    misfit = (MISFIT * rest / noise.median()).square()
+    covariance = torch.diag(1 + misfit) + torch.outer(level, level) / b0
+    whitened = torch.linalg.solve(covariance, design)
+    torch.testing.assert_close(seen.matrix, whitened.T @ design)
+    torch.testing.assert_close(seen.vector, whitened.T @ (y - offset[:, None]))
+    torch.testing.assert_close(seen.noise, noise)
+
+
+def test_answers_of_scans_with_one_b0_vary_as_much_as_they_say(space):
+    """One tissue scanned often, every signal divided by the noisy b0 of its scan."""
+    acq, n, noise = shells(700.0, 1500.0, 2500.0, count=30), 4000, 0.01
+    clean = signal(tissue(1, seed=6), acq).T.double()
+    g = torch.Generator().manual_seed(2)
+    measured = clean + noise * torch.randn(len(acq), n, generator=g, dtype=torch.float64)
+    seen = evidence(space, measured / measured[:1], torch.full((n,), noise), acq, EYE)
+    wide = torch.full((22,), 100.0)
+    found = seen.posterior(torch.zeros_like(seen.vector), wide, torch.ones(n)).double()
+    inverse = torch.linalg.inv(torch.eye(22).double() / 100 + seen.matrix / noise**2)
+    design = space.design(acq.subset(range(1, len(acq))), EYE)[0]
+    told = design.mean(0) @ inverse @ design.mean(0)  # of the mean signal, where b0 counts most
+    assert float((design.mean(0) @ found).var()) == pytest.approx(float(told), rel=0.15)
+    assert float(told) > 5 * noise**2 / (len(acq) - 1)  # were the noise of the volumes their own
