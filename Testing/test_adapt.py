@@ -13,7 +13,8 @@ import DMRIMicroLib as dm
 from DMRIMicroLib.codebooks.heads import features, open_head
 from DMRIMicroLib.codebooks.labels import FOLDS, fold_of
 from DMRIMicroLib.codebooks.ridge import ridge
-from DMRIMicroLib.codebooks.slices import on_grid, open_codebook, predictions, slice_order
+from DMRIMicroLib.codebooks.slices import open_codebook, predictions
+from DMRIMicroLib.codebooks.stack import on_grid, slice_order
 from DMRIMicroLib.errors import InputError
 
 

@@ -23,7 +23,8 @@ from .heads import KIND, Head, features, label
 from .labels import Targets, fold_of, labelled_voxels, matched
 from .network import Prediction
 from .ridge import Ridge, ridge
-from .slices import WEIGHTS, Loaded, Progress, open_codebook, predictions, slice_order
+from .slices import WEIGHTS, Loaded, Progress, open_codebook, predictions
+from .stack import slice_order
 
 FEWEST = 200
 """Labelled voxels: the network's features are about 150 numbers a voxel."""

@@ -22,7 +22,8 @@ from .demic import KERNELS, WIDTHS, Demic, normalise
 from .estimate import metric_of
 from .network import Prediction
 from .scale import Scale
-from .slices import Loaded, Progress, on_grid, predictions, slice_order
+from .slices import Loaded, Progress, predictions
+from .stack import on_grid, slice_order
 from .tokens import Tokens
 
 KIND = "demic"

@@ -23,7 +23,8 @@ from ..version import __version__
 from .heads import Head, features, open_heads
 from .network import Prediction
 from .scan import chosen
-from .slices import WEIGHTS, Loaded, Progress, on_grid, open_codebook, predictions, slice_order
+from .slices import WEIGHTS, Loaded, Progress, open_codebook, predictions
+from .stack import on_grid, slice_order
 
 MODEL = "codebook"
 """Name that the maps are kept under."""

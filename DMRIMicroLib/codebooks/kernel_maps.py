@@ -20,7 +20,8 @@ from ..physics.tissue import D_FREE
 from ..scan import Scan
 from .kernels import Kernels
 from .network import Prediction
-from .slices import WEIGHTS, Progress, open_codebook, predictions, slice_order
+from .slices import WEIGHTS, Progress, open_codebook, predictions
+from .stack import slice_order
 
 STEM = "model-codebook_desc-kernels_dwimap"
 IMAGE, TABLE = f"{STEM}.nii.gz", f"{STEM}.json"

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .network import GROUP, GROUPS, RANKS, Prior
+from .network import GROUP, GROUPS, RANKS, Codebook, Prior
+from .tokens import Tokens
 
 STEPS = 12
 VOXELS = 8000
@@ -50,6 +51,13 @@ class Said:
     matrix: Tensor
     vector: Tensor
     noise: Tensor
+
+    @classmethod
+    def of(cls, network: Codebook, tokens: Tokens) -> Said:
+        """Ask a network of a slice; the answer is on the CPU."""
+        prior = Prior(*(v.cpu() for v in network.prior(tokens)))
+        data = (tokens.matrix, tokens.vector.T.contiguous(), tokens.noise)
+        return cls(prior, *(v.cpu() for v in data))
 
     def subset(self, at: Tensor) -> Said:
         """Return what is said of some voxels."""

@@ -151,7 +151,7 @@ def with_state(tokens: Tokens, space: Space, state: Tensor, level: float) -> Tok
 
 
 def state_noise(tokens: Tokens, level: float) -> Tensor:
-    """Standard deviation of the noise of a state, see `with_state`: (n,)."""
+    """Return the standard deviation of a state's noise, see `with_state`: (n,)."""
     return level * tokens.noise / tokens.noise.median()
 
 
