@@ -197,7 +197,7 @@ def test_a_network_that_has_learned_nothing_expects_what_lies_around():
     data = (weights / weights.sum(1, keepdim=True)) @ one.vector.T.double()
     around = torch.linalg.solve(one.matrix.double() + noise * torch.eye(22), data.T).T
     torch.testing.assert_close(prior.mean, around.float(), atol=1e-3, rtol=1e-3)
-    wide = torch.full_like(prior.variance, 0.1)
+    wide = torch.full_like(prior.variance, 0.3)
     torch.testing.assert_close(prior.variance, wide, rtol=0.03, atol=0)  # held softly
     torch.testing.assert_close(prior.factors[:, 0, 0], torch.full((len(place),), 0.2))
     torch.testing.assert_close(prior.factors[:, 3:8, 1], 0.1 * prior.mean[:, 3:8])

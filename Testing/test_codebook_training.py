@@ -9,20 +9,32 @@ from unittest.mock import patch
 import pytest
 import torch
 from phantom import protocol
-from tiny_codebook import one_thread  # noqa: F401
+from tiny_codebook import one_thread, tiny_network  # noqa: F401
 from toy_anatomy import onion
 
 from DMRIMicroLib.brain.anatomy import save
+from DMRIMicroLib.brain.protocols import named
+from DMRIMicroLib.brain.scanner import observe
 from DMRIMicroLib.brain.simulate import generator_for
-from DMRIMicroLib.codebooks.network import Prediction
+from DMRIMicroLib.codebooks.gaussian import FAR, Posterior, surprise
+from DMRIMicroLib.codebooks.network import GROUP, Codebook, Prediction
 from DMRIMicroLib.codebooks.scale import Scale
 from DMRIMicroLib.codebooks.tokens import tokens
 from DMRIMicroLib.errors import Cancelled, InputError
 from DMRIMicroLib.physics.sh import sh_basis
 from DMRIMicroLib.physics.tissue import signal
-from DMRIMicroLib.training import pool
-from DMRIMicroLib.training.codebook import example_stream, metric_loss, scale_of
-from DMRIMicroLib.training.examples import ExampleConfig, draw_example, examples
+from DMRIMicroLib.signals.space import NODES, Space
+from DMRIMicroLib.training import mapped, pool
+from DMRIMicroLib.training.codebook import (
+    DOUBT,
+    codebook_loss,
+    example_stream,
+    metric_loss,
+    scale_of,
+    teach_head,
+)
+from DMRIMicroLib.training.examples import ExampleConfig, _strange, draw_example, examples
+from DMRIMicroLib.training.mapped import Mapped, coefficients, find_space, load_mapped, map_slices
 from DMRIMicroLib.training.pool import (
     METRICS,
     STATE,
@@ -39,6 +51,8 @@ SMALL = PoolConfig(fields=((0.064, 1.0),), lesion=0.0, infant=0.0, brain=500.0, 
 """Slices with few and large voxels."""
 
 CUT = ExampleConfig(edge=16)
+PLAIN = replace(CUT, strange=0.0, state=0.0)
+STRANGE = replace(CUT, strange=1.0, state=0.0)
 
 
 def quick_label(volume, scanner, TE):
@@ -70,18 +84,28 @@ def middle_slice(plane: tuple[float, float, float]) -> Slice:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def slices(tmp_path_factory):
     return sorted(tiny_pool(tmp_path_factory.mktemp("pool"), 3).glob("*.safetensors"))
 
 
-def test_a_pool_is_a_function_of_seed_and_number(files, tmp_path):
+@pytest.fixture(scope="module")
+def space(slices):
+    return find_space(slices)
+
+
+@pytest.fixture(scope="module")
+def files(slices, space, tmp_path_factory):
+    return map_slices(slices, tmp_path_factory.mktemp("signals"), space)
+
+
+def test_a_pool_is_a_function_of_seed_and_number(slices, tmp_path):
     for start in range(2):  # two processes that take turns
         tiny_pool(tmp_path, 3, start=start, step=2)
     again = sorted(tmp_path.glob("*.safetensors"))
-    assert [f.name for f in again] == [f.name for f in files]
-    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(again, files, strict=True))
+    assert [f.name for f in again] == [f.name for f in slices]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(again, slices, strict=True))
     other = next(tiny_pool(tmp_path / "other", 1, seed=1).glob("*"))
-    assert other.read_bytes() != files[0].read_bytes()
+    assert other.read_bytes() != slices[0].read_bytes()
 
 
 def test_a_pool_that_was_stopped_gets_what_is_missing_only(tmp_path):
@@ -97,8 +121,8 @@ def test_a_pool_that_was_stopped_gets_what_is_missing_only(tmp_path):
     assert first.read_bytes() == kept
 
 
-def test_a_slice_comes_back_from_its_file(files):
-    item = load_slice(files[0])
+def test_a_slice_comes_back_from_its_file(slices):
+    item = load_slice(slices[0])
     assert item.mask.shape == item.labels.shape[1:] == item.known.shape[1:]
     assert item.volume.mask.shape == (*item.mask.shape, 1)
     with patch.object(pool, "label", quick_label):
@@ -125,17 +149,17 @@ def test_labels_are_what_the_models_say_without_noise():
 
 
 @pytest.mark.parametrize("plane", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)])
-def test_directions_are_seen_in_the_frame_of_the_slice(plane):
+def test_directions_are_seen_in_the_frame_of_the_slice(plane, space):
     item = middle_slice(plane)
     thick = item.volume.affine[:3, 2]
     assert int(thick.abs().argmax()) == 2 - plane.index(1.0)
     acq, state = protocol({1000.0: 30, 2000.0: 30}), item.volume.state
     clean = item.volume.on_grid(signal(state, acq))[:, :, 0].permute(2, 0, 1)
-    seen = tokens(clean, item.mask, acq, torch.full(item.mask.shape, 1e-3), item.frame)
+    seen = tokens(clean, item.mask, acq, torch.full(item.mask.shape, 1e-3), item.frame, space)
     odf = item.volume.on_grid(state.odf)[:, :, 0][item.mask]
-    # degree 2 along the slice's own axes, of the true distribution and of the tokens
+    # degree 2 along the slice's own axes: the signal is low where there are fibres
     true = odf[:, 1:6] @ sh_basis(item.frame, 2)[:, 1:].T
-    told = seen.joint[:5][:, item.mask].T @ sh_basis(torch.eye(3), 2)[:, 1:].T
+    told = -seen.start[3:8][:, item.mask].T @ sh_basis(torch.eye(3), 2)[:, 1:].T
     sharp = true.abs().amax(1) > 0.1
     assert int(sharp.sum()) > 20
 
@@ -148,55 +172,271 @@ def test_directions_are_seen_in_the_frame_of_the_slice(plane):
     assert all(agreement(told.roll(k, 1)) < 0.5 for k in (1, 2))
 
 
-def test_examples_are_functions_of_seed_and_number(files):
-    a, b, c = (list(islice(examples(files, 7, CUT), n)) for n in (2, 2, 1))
+def test_examples_are_functions_of_seed_and_number(files, space):
+    a, b, c = (list(islice(examples(files, space, 7, CUT), n)) for n in (2, 2, 1))
     for one, other in zip(a, b, strict=True):
         for x, y in zip(one.tokens, other.tokens, strict=True):
             assert torch.equal(x, y)
         assert torch.equal(one.signal, other.signal)
     assert a[0].acquisition == c[0].acquisition
     assert a[0].acquisition != a[1].acquisition
-    later = next(examples(files, 7, CUT, start=1))
+    later = next(examples(files, space, 7, CUT, start=1))
     assert torch.equal(later.tokens.mean, a[1].tokens.mean)
-    other = next(examples(files, 8, CUT))
+    other = next(examples(files, space, 8, CUT))
     assert other.acquisition != a[0].acquisition
 
 
-def test_workers_change_nothing(files):
-    expected = list(islice(examples(files, 7, CUT, start=1), 3))
-    found = list(islice(example_stream(files, 7, CUT, workers=2)(1), 3))
+def test_workers_change_nothing(files, space):
+    expected = list(islice(examples(files, space, 7, CUT, start=1), 3))
+    found = list(islice(example_stream(files, space, 7, CUT, workers=2)(1), 3))
     for one, other in zip(expected, found, strict=True):
-        assert torch.equal(one.tokens.mean, other.tokens.mean)
+        assert torch.equal(one.tokens.vector, other.tokens.vector)
         assert torch.equal(one.labels, other.labels)
+        assert one.acquisition == other.acquisition
 
 
-def test_labels_and_signals_belong_to_the_voxels_of_the_tokens(files):
-    for number, example in enumerate(islice(examples(files, 1, CUT), 4)):
+def test_labels_and_signals_belong_to_the_voxels_of_the_tokens(files, space):
+    for number, example in enumerate(islice(examples(files, space, 1, CUT), 4)):
         place = example.tokens.mask.nonzero().float()
         corner = example.labels[:, :2] - place
         assert torch.equal(corner, corner[:1].expand_as(corner)), number
         assert example.labels.shape == example.known.shape == (len(place), 24)
+        assert example.numbers.shape == (len(place), space.channels)
         assert example.signal.shape == (len(place), len(example.asked))
-        assert float(example.signal.min()) > 0
-        assert float(example.signal.max()) <= 1.05  # ringing
+        assert float(example.signal.min()) > -0.1
+        assert float(example.signal.max()) <= 1.2  # strange tissue, ringing
         assert all(torch.isfinite(v.float()).all() for v in example.tokens)
 
 
-def test_the_clean_signal_is_that_of_the_tissue(files):
-    item = load_slice(files[1])
-    example = draw_example(item, generator_for(4, "a"), replace(CUT, edge=200))
+def test_the_clean_signal_is_that_of_the_tissue_as_its_scanner_shows_it(slices, files, space):
+    item, back = load_slice(slices[0]), load_mapped(files[0])
+    example = draw_example(back, space, generator_for(4, "a"), replace(PLAIN, edge=200))
     assert example.tokens.mask.shape == item.mask.shape
-    told = item.volume.on_grid(signal(item.volume.state, example.asked))[:, :, 0][item.mask]
-    whole = item.volume.on_grid(item.volume.fill)[:, :, 0][item.mask] > 0.99
-    error = (example.signal - told)[whole].abs()
-    assert float(error.quantile(0.9)) < 0.02
+    asked = replace(example.asked, TE=item.TE)
+    shown = observe(item.volume, asked, item.scanner, torch.Generator()).signal[..., 0]
+    told = (shown[:, item.mask] / back.b0[item.mask]).T
+    bright = back.b0[item.mask] > 0.3 * back.b0[item.mask].median()
+    assert int(bright.sum()) > 100
+    assert float((example.signal - told)[bright].abs().quantile(0.9)) < 0.02
+    assert float(told[bright].std()) > 0.2
 
 
-def test_the_scale_is_that_of_the_known_labels(files):
+def test_a_mapped_slice_comes_back_from_its_file(slices, files, space):
+    for source, file in zip(slices, files, strict=True):
+        item, back = load_slice(source), load_mapped(file)
+        numbers, b0 = coefficients(item)
+        assert torch.equal(back.numbers, space.encode(numbers).T)
+        assert torch.equal(back.b0, b0)
+        assert torch.equal(back.mask, item.mask)
+        assert torch.equal(back.frame, item.frame)
+        for name in ("labels", "known"):
+            assert torch.equal(getattr(back, name), getattr(item, name)[:, item.mask])
+        assert back.TE == item.TE
+        assert replace(back.scanner, sensitivity=item.scanner.sensitivity) == item.scanner
+
+
+def test_what_is_mapped_already_is_not_mapped_again(slices, space, tmp_path):
+    first = map_slices(slices, tmp_path, space)
+    kept = [f.read_bytes() for f in first]
+    first[1].unlink()
+    made, shares = [], []
+    with patch.object(mapped, "_save", lambda *a: made.append(a[2]) or save_mapped(*a)):
+        again = map_slices(slices, tmp_path, space, lambda share, text: shares.append(share))
+    assert made == [first[1]]
+    assert [f.read_bytes() for f in again] == kept
+    assert shares == [1 / 3, 2 / 3, 1]
+
+
+save_mapped = mapped._save
+
+
+def test_the_space_of_a_pool_holds_what_its_scanners_see(slices, files, space):
+    """Signals of a protocol of other b-values, from the numbers of a file and from the tissue."""
+    item, back = load_slice(slices[0]), load_mapped(files[0])
+    acq = replace(named("noddi"), TE=item.TE)
+    seen = observe(item.volume, acq, item.scanner, torch.Generator()).signal[..., 0]
+    bright = back.b0[item.mask] > 0.3 * back.b0[item.mask].median()
+    wanted = (seen[:, item.mask] / back.b0[item.mask])[:, bright]
+    design, offset, rest = space.design(acq, item.frame)
+    told = design.float() @ back.numbers[:, bright] + offset.float()[:, None]
+    wrong = (told - wanted).square().mean().sqrt()  # degrees above 4 are left out
+    assert float(wrong) < 0.02
+    assert float(wrong) < 0.1 * float(wanted[~acq.is_b0].std())
+    assert float(rest.max()) < 0.03
+    assert len(NODES) == len(space.mean)
+
+
+def test_a_space_is_that_of_its_slices(slices, space):
+    again = find_space(slices)
+    assert again.told() == space.told()
+    assert Space.read(space.told()).told() == space.told()
+    assert find_space(slices[:1]).told() != space.told()
+
+
+def test_strange_tissue_has_no_labels_and_other_signals(files, space):
+    item = three_classes(files[0])
+    plain, strange = (
+        draw_example(item, space, generator_for(2, "s"), replace(config, edge=200))
+        for config in (PLAIN, STRANGE)
+    )
+    assert plain.acquisition == strange.acquisition
+    assert torch.equal(plain.tokens.mask, strange.tokens.mask)
+    assert not strange.known.any()
+    assert plain.known.any()
+    assert torch.equal(plain.labels, strange.labels)
+    moved = (strange.numbers - plain.numbers).abs()
+    fluid = plain.labels[:, METRICS.index("FWF")] == 1
+    assert float(moved[fluid, :3].max()) < 1e-6  # water is water
+    assert float(moved[~fluid, :3].mean()) > 0.1
+    assert float(moved[:, 3:].mean()) > 0.01
+    assert not torch.allclose(plain.tokens.start, strange.tokens.start, atol=0.05)
+    design, offset, _ = space.design(strange.asked, strange.frame)
+    told = strange.numbers.double() @ design.T + offset
+    torch.testing.assert_close(strange.signal, told.float(), atol=1e-5, rtol=0)
+
+
+def test_strange_slices_have_another_contrast_at_b0(files, space):
+    item = three_classes(files[0])
+    moved = _strange(item, space, generator_for(2, "s"), STRANGE)
+    ratio = (moved.b0 / item.b0)[item.mask]
+    classes = torch.arange(len(ratio)) % 3
+    factors = [float(ratio[classes == k].median()) for k in range(3)]
+    wanted = torch.tensor(factors)[classes]
+    torch.testing.assert_close(ratio, wanted, atol=1e-4, rtol=1e-3)
+    assert min(abs(a - b) for a, b in zip(factors, factors[1:] + factors[:1], strict=True)) > 0.02
+    assert torch.equal(moved.b0[~item.mask], item.b0[~item.mask])
+    for name in ("mask", "labels", "known", "frame"):
+        assert torch.equal(getattr(moved, name), getattr(item, name))
+    same = _strange(item, space, generator_for(2, "s"), replace(STRANGE, contrast=0.0))
+    assert torch.equal(same.b0, item.b0)
+    assert torch.equal(same.numbers, moved.numbers)
+    again = load_mapped(files[0])
+    assert torch.equal(item.b0, again.b0)  # nothing is changed in place
+    assert torch.equal(item.numbers, again.numbers)
+
+
+def three_classes(file: Path) -> Mapped:
+    """A slice with fibres whose voxels are called white, grey and fluid in turn."""
+    item = load_mapped(file)
+    labels, which = item.labels.clone(), torch.arange(item.labels.shape[1]) % 3
+    labels[METRICS.index("FA")] = (which == 0).float()
+    labels[METRICS.index("FWF")] = (which == 2).float()
+    return replace(item, labels=labels)
+
+
+def test_half_of_the_examples_are_strange_and_protocols_stay_within_the_space(files, space):
+    sizes, known = [], []
+    for example in islice(examples(files, space, 6, CUT), 24):
+        acq = example.acquisition
+        assert acq.bvals.max() <= 3200
+        assert acq.shells
+        assert acq.is_b0.any()
+        sizes.append(len(acq))
+        known.append(bool(example.known.any()))
+    assert 6 <= sum(known) <= 18
+    assert sum(n <= CUT.few for n in sizes) >= 12
+    assert max(sizes) > CUT.few
+
+
+def test_the_scale_is_that_of_the_known_labels(slices, files):
     scale = scale_of(files)
     assert scale.metrics == METRICS
-    neurite = torch.cat([load_slice(f).labels[5][load_slice(f).mask] for f in files])
+    neurite = torch.cat([load_slice(f).labels[5][load_slice(f).mask] for f in slices])
     assert scale.centre[5] == pytest.approx(float(neurite.median()), rel=1e-5)
+
+
+def read_by_hand(network: Codebook, numbers: torch.Tensor) -> torch.Tensor:
+    """What the head reads off numbers that are known nearly without doubt."""
+    sure = Posterior(numbers, torch.full_like(numbers, DOUBT[0]))
+    with torch.no_grad():
+        return network.tell(sure, numbers.new_zeros(len(numbers), network.shape.width)).mean
+
+
+def test_strange_examples_are_labelled_by_the_networks_own_head(files, space):
+    loss, network = codebook_loss(scale_of(files)), tiny_network()
+    example = next(examples(files, space, 3, STRANGE))
+    value, told = loss(network, example, 0)
+    value.backward()
+    assert network.gates.weight.grad.any()
+    assert network.mean.weight.grad.any()
+    assert all(v.grad is None or torch.isfinite(v.grad).all() for v in network.parameters())
+    own = read_by_hand(network, example.numbers)
+    with torch.no_grad():
+        found = network(example.tokens)
+    cost, squared = metric_loss(found, own, torch.ones_like(own, dtype=torch.bool))
+    assert told["loss"] == pytest.approx(float(cost), rel=1e-5)
+    for name, v in zip(METRICS, squared.tolist(), strict=True):
+        assert told[name] == pytest.approx(v**0.5, rel=1e-4, abs=1e-6)
+    assert told["FA"] > 1e-3
+    assert told["exact"] == 0  # nothing to be held to
+    # fits of the tissue that it was are not asked
+    odd = replace(example, labels=torch.full_like(example.labels, torch.nan))
+    assert torch.equal(loss(network, odd, 0)[0], value)
+
+
+def test_plain_examples_are_labelled_by_the_fits(files, space):
+    scale, network = scale_of(files), tiny_network()
+    loss, example = codebook_loss(scale), next(examples(files, space, 3, PLAIN))
+    value, told = loss(network, example, 0)
+    few = torch.zeros_like(example.known)
+    few[0, METRICS.index("MD")] = True
+    _, other = loss(network, replace(example, known=few), 0)
+    assert told["FA"] > 0
+    assert other["FA"] == 0
+    moved = loss(network, replace(example, labels=example.labels + 1), 0)[1]
+    assert moved["FA"] != told["FA"]
+    for name in ("expected", "numbers", "signal"):
+        assert other[name] == moved[name] == told[name]
+    assert torch.isfinite(value)
+    # the head is held to the labels where it knows the numbers
+    own = read_by_hand(network, example.numbers)
+    labels = torch.where(example.known, scale.encode(example.labels.float()), own)
+    wanted = torch.nn.functional.smooth_l1_loss(own, labels)
+    assert told["exact"] == pytest.approx(float(wanted), rel=1e-5)
+    assert told["exact"] > 1e-3
+
+
+def test_metrics_do_not_teach_the_prior(files, space):
+    """It learns what tissue is like, not what makes metrics look right."""
+    loss, example = codebook_loss(scale_of(files)), next(examples(files, space, 3, PLAIN))
+    grads = []
+    for labels in (example.labels, example.labels + 5):
+        network = tiny_network()
+        loss(network, replace(example, labels=labels), 0)[0].backward()
+        grads.append({k: v.grad for k, v in network.named_parameters() if v.grad is not None})
+    one, other = grads
+    changed = {k for k in one if not torch.equal(one[k], other[k])}
+    reads = ("told", "head", "mix", "fibres", "mean", "log_sd", "kernels")
+    assert {k.split(".")[0] for k in changed} <= set(reads)
+    assert {"head.0.weight", "mean.weight", "log_sd.weight"} <= changed
+    learn = {k.split(".")[0] for k, v in one.items() if v.any()}
+    assert {"gates", "spread", "trunk", "ring", "filters", "encoder"} <= learn
+
+
+def test_the_loss_has_the_likelihood_of_the_prior(files, space):
+    loss, network = codebook_loss(scale_of(files)), tiny_network()
+    example = next(examples(files, space, 3, PLAIN))
+    _, told = loss(network, example, 0)
+    with torch.no_grad():
+        prior = network.prior(example.tokens)
+    covariance = torch.diag_embed(prior.variance[:, GROUP]) + prior.factors @ prior.factors.mT
+    square = torch.linalg.solve(covariance, example.numbers - prior.mean)
+    near = ((example.numbers - prior.mean) * square).sum(1) < space.channels * FAR**2
+    wanted = torch.distributions.MultivariateNormal(prior.mean, covariance)
+    nll = -wanted.log_prob(example.numbers)[near] / space.channels
+    found = surprise(example.numbers, prior.mean, prior.variance[:, GROUP], prior.factors)
+    torch.testing.assert_close(found[near], nll, atol=1e-3, rtol=1e-3)
+    assert told["expected"] == pytest.approx(float(found.mean()), rel=1e-5)
+    assert int(near.sum()) > 10
+
+
+def test_a_head_that_was_taught_reads_metrics_off_the_space(files):
+    scale, network = scale_of(files), tiny_network()
+    before = [v.clone() for v in network.gates.parameters()]
+    first = teach_head(network, files, scale, steps=1)
+    last = teach_head(network, files, scale, steps=40)
+    assert last < 0.9 * first
+    assert all(torch.equal(a, b) for a, b in zip(before, network.gates.parameters(), strict=True))
 
 
 def test_unknown_labels_cost_nothing_and_make_no_nan():
@@ -204,7 +444,7 @@ def test_unknown_labels_cost_nothing_and_make_no_nan():
     log_sd = torch.zeros(3, 2, requires_grad=True)
     labels = torch.tensor([[1.0, torch.nan], [1.0, torch.inf], [1.0, 2.0]])
     known = torch.tensor([[True, False], [True, False], [True, True]])
-    found = Prediction(mean, log_sd, mean, mean, mean)
+    found = Prediction(mean, log_sd, *5 * [mean])
     cost, squared = metric_loss(found, labels, known)
     cost.backward()
     assert torch.isfinite(mean.grad).all()
@@ -219,7 +459,7 @@ def test_far_outliers_cost_linearly():
     cost = []
     for k in range(3):
         zero = torch.zeros(1, 1)
-        found = Prediction(zero, zero, zero, zero, zero)
+        found = Prediction(*7 * [zero])
         cost.append(float(metric_loss(found, labels[k : k + 1], known[:1])[0]))
     assert cost[2] - cost[1] == pytest.approx(cost[1] - cost[0])
     assert cost[0] == pytest.approx(8)
@@ -261,7 +501,7 @@ def test_calibration_covers_what_it_should():
     class Fixed(torch.nn.Module):
         def forward(self, tokens):
             log_sd = torch.full_like(mean, 0.3).log()
-            return Prediction(mean, log_sd, mean, mean, mean)
+            return Prediction(mean, log_sd, *5 * [mean])
 
     known = torch.ones(4000, 2, dtype=torch.bool)
     known[:, 1] = False
