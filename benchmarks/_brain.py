@@ -2,7 +2,8 @@
 
 Slices are drawn and labelled as those of the training are (`training.pool`), of new subjects and
 from seeds that no training uses; the heads behind the subjects are those that are installed. They
-and the conventional fits are kept under benchmarks/cache/brain (delete it to have them made again).
+and the conventional fits, which are run on some of a slice's voxels drawn at random, are kept under
+benchmarks/cache/brain (delete it to have them made again; fits of a scan that changed are others).
 """
 
 from __future__ import annotations
@@ -155,21 +156,31 @@ def conventional(scan) -> dict[str, Told]:
     return by_maps(dm.fit(scan, can, device="cpu")) if can else {}
 
 
-def kept_fits(cache: Path = CACHE) -> Method:
-    """Return the conventional fits as a method whose answers are kept."""
+def some(scan, count: int):
+    """Mask `count` voxels of a scan's mask, drawn at random; its noise stays that of them all."""
+    inside = np.flatnonzero(scan.mask)
+    drawn = np.random.default_rng(SEED).choice(inside, min(count, len(inside)), replace=False)
+    mask = np.zeros(scan.mask.shape, bool)
+    mask.flat[drawn] = True
+    return scan.with_measured_noise(scan.noise).with_mask(mask)
+
+
+def kept_fits(voxels: int, cache: Path = CACHE) -> Method:
+    """Return the conventional fits of so many voxels of a slice as a method; answers are kept."""
 
     def work(scan, name: str) -> dict[str, Told]:
-        file = cache / "fits" / f"{name} {scan.acquisition.digest[:12]}.npz"
+        told = f"{scan.acquisition.digest[:12]} {scan.fingerprint[:12]}"
+        file = cache / f"fits of {voxels}" / f"{name} {told}.npz"
         if not file.exists():
-            found = conventional(scan)
+            found = conventional(some(scan, voxels))
             file.parent.mkdir(parents=True, exist_ok=True)
             arrays = {f"{k} value": v.value for k, v in found.items()}
             arrays |= {f"{k} answered": v.answered for k, v in found.items()}
             part = file.with_suffix(".part.npz")
             np.savez_compressed(part, **arrays)
             part.rename(file)
-        read = np.load(file)
-        names = [k.removesuffix(" value") for k in read.files if k.endswith(" value")]
-        return {k: Told(read[f"{k} value"], read[f"{k} answered"]) for k in names}
+        with np.load(file) as read:
+            names = [k.removesuffix(" value") for k in read.files if k.endswith(" value")]
+            return {k: Told(read[f"{k} value"], read[f"{k} answered"]) for k in names}
 
     return work

@@ -5,6 +5,9 @@ benchmarks/results/codebook_adapt.json. W1 are weights of a training that left o
 (`dmrimicro train codebook --without MK,f_soma,RTOP`), W2 those of the same training with them. Each
 metric is learned from labelled voxels of some simulated subjects, scanned by protocols of 10 to 32
 volumes, and told of others; held against what W2 says of these.
+
+`--threads` is how many there are, `--tested` the number of these others, `--anatomies` names the
+heads (_brain.py) and `--name` the file. Half a minute with slices that are there.
 """
 
 from __future__ import annotations
@@ -111,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--without", required=True, help="weights trained without the metrics")
     parser.add_argument("--trained", default="codebook", help="weights trained with them")
+    parser.add_argument("--tested", type=int, default=TESTED, help="subjects that are told of")
     parser.add_argument("--anatomies", default="all", help="heads, as of `dmrimicro train`")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default="codebook_adapt", help="of the file under results/")
@@ -118,7 +122,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     from DMRIMicroLib.training.pool import load_slice
 
-    files = _brain.slices(TEACHERS + TESTED, options.anatomies)
+    files = _brain.slices(TEACHERS + options.tested, options.anatomies)
     items = [load_slice(file) for file in files]
     scans = [
         _brain.scanned(item, _brain.sparse_protocol(k), k, "adapt") for k, item in enumerate(items)

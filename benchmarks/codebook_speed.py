@@ -4,7 +4,12 @@
 volumes (UK Biobank's protocol) as large as a brain, made of copies of simulated slices; `codebook`
 start to end, signal in memory to maps; beside it all conventional fits of the same 24 metrics on
 some of the slices. With a GPU, there as well. Speed does not depend on what a network has learned:
-without `--weights` it is one of the same size (preset) that has learned nothing.
+without `--weights` it is one of the same size (`--preset`) that has learned nothing, in the signal
+space of those slices.
+
+`--levels` is the number of slices of the scan, `--rounds` how often it is timed (the fastest
+counts) after one round to warm up, `--threads` how many there are, `--no-fits` leaves the
+conventional fits out, `--anatomies` names the heads and `--name` the file.
 """
 
 from __future__ import annotations
@@ -30,11 +35,12 @@ FITTED = 1
 """Slices that the conventional fits are timed on."""
 
 
-def untrained(preset: str, folder: Path) -> str:
-    """Write a network that has learned nothing, of a preset's size."""
+def untrained(preset: str, files: list[Path], folder: Path) -> str:
+    """Write a network that has learned nothing, of a preset's size; its space is of some slices."""
     import torch
 
     from DMRIMicroLib.codebooks.network import Codebook
+    from DMRIMicroLib.training.mapped import find_space
     from DMRIMicroLib.training.recipe import read_recipe
     from DMRIMicroLib.weights import Card, save
 
@@ -42,6 +48,7 @@ def untrained(preset: str, folder: Path) -> str:
     shape = read_recipe(preset).shape()
     network, flat = Codebook(shape), [1.0] * len(shape.metrics)
     data = {"metrics": shape.metrics, "centre": flat, "spread": flat, "calibration": flat}
+    data["space"] = find_space(files).told()
     card = Card("untrained", "0.0.0", "codebook", network.arguments(), data=data)
     return str(save(network.state_dict(), card, folder).with_suffix(".safetensors"))
 
@@ -103,11 +110,12 @@ def main() -> None:
     parser.add_argument("--name", default="codebook_speed", help="of the file under results/")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    scan = brain(_brain.slices(SUBJECTS, options.anatomies), options.levels)
+    files = _brain.slices(SUBJECTS, options.anatomies)
+    scan = brain(files, options.levels)
     results = Results(options.name, fresh=True)
     results.put("scan", value={"shape": scan.shape, "acquisition": scan.acquisition.describe()})
     with tempfile.TemporaryDirectory() as folder:
-        weights = options.weights or untrained(options.preset, Path(folder))
+        weights = options.weights or untrained(options.preset, files, Path(folder))
         told = measured(scan, weights, "cpu", options.rounds)
         told |= {"threads": options.threads, "wanted, voxels per s": WANTED}
         told["holds"] = told["voxels per s"] >= WANTED
