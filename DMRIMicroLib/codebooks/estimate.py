@@ -161,17 +161,21 @@ def _to_maps(
         data, sd = (on_grid(v, order, scan.shape) for v in (held, deviation))
         maps[metric.name] = Map(metric, MODEL, data, sd)
     maps[RESIDUAL.name] = Map(RESIDUAL, MODEL, on_grid(answers.residual, order, scan.shape))
-    told = _provenance(scan, answers, device)
+    told = provenance(MODEL, scan, answers.loaded, answers.loaded.scale.metrics, device)
+    told["extra"] = [head.card.provenance() for head in answers.heads]
     return MapSet(maps, scan.affine, usable, {MODEL: told}, {MODEL: flags})
 
 
-def _provenance(scan: Scan, answers: Answers, device: torch.device) -> dict[str, Any]:
-    acq, noise, loaded = scan.acquisition, scan.noise, answers.loaded
-    leaning = prior_driven(loaded.scale.metrics, acq)
+def provenance(
+    model: str, scan: Scan, loaded: Loaded, metrics: Sequence[str], device: torch.device
+) -> dict[str, Any]:
+    """Tell what maps were made of, and by what."""
+    acq, noise = scan.acquisition, scan.noise
+    leaning = prior_driven(metrics, acq)
     notes = list(scan.notes)
     if leaning:
         notes.append(
-            f"{MODEL}: metrics that this acquisition by itself does not determine: "
+            f"{model}: metrics that this acquisition by itself does not determine: "
             f"{', '.join(leaning)}. Their maps lean on what tissue usually looks like"
         )
     return {
@@ -187,7 +191,6 @@ def _provenance(scan: Scan, answers: Answers, device: torch.device) -> dict[str,
         },
         "acquisition": {"summary": acq.describe(), "sha256": acq.digest},
         "weights": loaded.card.provenance(),
-        "extra": [head.card.provenance() for head in answers.heads],
         "selective_scan": chosen(device, "auto"),
         "prior_driven": leaning,
         "noise": None if noise is None else {"sigma": noise.sigma, "method": noise.method},

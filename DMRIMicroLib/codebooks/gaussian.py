@@ -48,16 +48,38 @@ def posterior(
     matrix, vector, noise : (c, c), (n, c), (n,) tensor
         See `signals.evidence.Evidence`.
     """
-    # z = mean + B x with x standard normal: the smallest eigenvalue of its precision is 1
+    b, factor, step = _solve(mean, variance, factors, matrix, vector, noise)
+    step = torch.linalg.solve_triangular(factor.mT, step, upper=True)
+    onto = torch.linalg.solve_triangular(factor, b.mT, upper=False)
+    return Posterior(mean + (b @ step)[..., 0], onto.square().sum(1))
+
+
+def unlikeliness(
+    mean: Tensor, variance: Tensor, factors: Tensor, matrix: Tensor, vector: Tensor, noise: Tensor
+) -> Tensor:
+    r"""Negative log probability of the data of n voxels under their priors, less a constant: (n,).
+
+    The constant is that of z = 0 known for sure, which no prior changes. A prior that comes from
+    neighbours alone cannot learn a voxel's noise by making this small. See `posterior`.
+    """
+    _, factor, step = _solve(mean, variance, factors, matrix, vector, noise)
+    apart = ((mean @ matrix - 2 * vector) * mean).sum(1) / noise.square()
+    return 0.5 * (apart - step.square().sum((1, 2))) + factor.diagonal(dim1=1, dim2=2).log().sum(1)
+
+
+def _solve(
+    mean: Tensor, variance: Tensor, factors: Tensor, matrix: Tensor, vector: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return B, L and L^-1 B'(data): z = mean + B x, x standard normal, L L' its precision.
+
+    The smallest eigenvalue of that precision is 1.
+    """
     b = torch.cat([torch.diag_embed(variance.sqrt()), factors], 2)
     weight = 1 / noise.square()
     unit = torch.eye(b.shape[2]).to(matrix)
-    precision = weight[:, None, None] * (b.mT @ (matrix @ b)) + unit
-    factor = torch.linalg.cholesky(precision)
+    factor = torch.linalg.cholesky(weight[:, None, None] * (b.mT @ (matrix @ b)) + unit)
     told = weight[:, None] * (vector - mean @ matrix)
-    step = torch.cholesky_solve(b.mT @ told[..., None], factor)
-    onto = torch.linalg.solve_triangular(factor, b.mT, upper=False)
-    return Posterior(mean + (b @ step)[..., 0], onto.square().sum(1))
+    return b, factor, torch.linalg.solve_triangular(factor, b.mT @ told[..., None], upper=False)
 
 
 def surprise(truth: Tensor, mean: Tensor, variance: Tensor, factors: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..acquisition import Acquisition
 from ..errors import InputError
 from ..masking import brain_mask
 from ..scan import Scan
+from ..signals.evidence import weighted
 from ..signals.space import Space
 from .tokens import Tokens, tokens
 
@@ -70,11 +72,20 @@ class Stack:
         mask = self.usable[:, :, z]
         box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(mask))
         signal = np.zeros((*mask.shape, self.signal.shape[1]), np.float32)
-        signal[mask] = self.signal[np.flatnonzero(self.first == z)]
+        signal[mask] = self.signal[self.first == z]
         cut = torch.from_numpy(np.ascontiguousarray(np.moveaxis(signal[box], -1, 0)))
         inside = torch.from_numpy(np.ascontiguousarray(mask[box]))
         sigma = torch.from_numpy(np.ascontiguousarray(self.sigma[:, :, z][box]))
         return tokens(cut, inside, self.acquisition, sigma, self.frame, self.space)
+
+    def ratio(self, k: int) -> tuple[Tensor, Tensor, Acquisition]:
+        """Return weighted signals of slice k relative to b = 0 (m, n), noise (n,), gradients."""
+        z = int(self.levels[k])
+        signal = torch.from_numpy(self.signal[self.first == z].T)
+        b0 = signal[torch.from_numpy(self.acquisition.is_b0.copy())].mean(0)
+        rows = [int(v) for v in weighted(self.acquisition).nonzero()[0]]
+        noise = torch.from_numpy(self.sigma[:, :, z][self.usable[:, :, z]].copy()) / b0
+        return signal[rows] / b0, noise, self.acquisition.subset(rows)
 
 
 def slice_order(usable: NDArray[np.bool_]) -> NDArray[np.intp]:

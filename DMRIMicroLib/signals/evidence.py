@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..acquisition import Acquisition
@@ -82,6 +84,11 @@ class Evidence:
         return (1 / (1 + ratio * values[:, None])).mean(0).to(spread)
 
 
+def weighted(acquisition: Acquisition) -> NDArray[np.bool_]:
+    """Volumes that say something of the space."""
+    return (~acquisition.is_b0) & (acquisition.bvals <= 1e3 * HIGHEST)
+
+
 def evidence(
     space: Space, ratio: Tensor, noise: Tensor, acquisition: Acquisition, frame: Tensor
 ) -> Evidence:
@@ -98,8 +105,7 @@ def evidence(
     frame : (3, 3) tensor
         See `Space.design`.
     """
-    seen = (~acquisition.is_b0) & (acquisition.bvals <= 1e3 * HIGHEST)
-    rows = [int(v) for v in seen.nonzero()[0]]
+    rows = [int(v) for v in weighted(acquisition).nonzero()[0]]
     design, offset, rest = space.design(acquisition.subset(rows), frame)
     # the floor of magnitudes: E[y^2] = S^2 + 2 s^2, that of a Gaussian S^2 + s^2
     power = ratio[rows].square() - noise.square()
@@ -109,8 +115,8 @@ def evidence(
     averaged = max(1, int(acquisition.is_b0.sum()))
     own = 1 / (1 + (MISFIT * rest / typical).square())
     # noise of the b0 images that all were divided by: V = diag(1 / own) + level level' / averaged
-    weighted = design.T * own
-    shared = weighted @ level
-    weighted -= torch.outer(shared, own * level) / (averaged + (own * level).dot(level))
-    vector = weighted.to(y) @ (y - offset.to(y)[:, None])
-    return Evidence(weighted @ design, vector, noise)
+    across = design.T * own
+    shared = across @ level
+    across -= torch.outer(shared, own * level) / (averaged + (own * level).dot(level))
+    vector = across.to(y) @ (y - offset.to(y)[:, None])
+    return Evidence(across @ design, vector, noise)

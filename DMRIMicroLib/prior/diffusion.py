@@ -1,0 +1,76 @@
+r"""Samples of what tissue may be, given a scan: a diffusion model that knows the scan.
+
+Noise is added to a slice's numbers z (`signals.space`) at falling levels :math:`\sigma`, and a
+denoiser says what they were. Here the noisy state is one more measurement of the voxels, beside
+those of the scanner (`codebooks.tokens.with_state`), so the network that estimates from
+measurements is the denoiser :math:`D = E[z | z + \sigma n, y]` for every acquisition, without a
+guess of how data guide a prior. Samples follow the probability flow (T. Karras, M. Aittala, T.
+Aila, S. Laine, NeurIPS 2022, eq. 1, 5 and algorithm 1 without churn),
+
+.. math:: \frac{dx}{d\sigma} = \frac{x - D(x, \sigma)}{\sigma} .
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..codebooks.gaussian import Posterior
+from ..codebooks.network import Codebook
+from ..codebooks.recalibrate import Habits, Said
+from ..codebooks.tokens import Tokens, state_noise, with_state
+from ..signals.space import Space
+
+LEVELS = (2.0, 0.06)
+"""First and last noise, in units of the population's spread of each number."""
+
+BEND = 3.0
+"""Exponent of the levels' spacing, Karras' rho."""
+
+
+def levels(steps: int) -> list[float]:
+    """Return falling noise levels."""
+    first, last = (v ** (1 / BEND) for v in LEVELS)
+    share = [k / max(1, steps - 1) for k in range(steps)]
+    return [(first + (last - first) * u) ** BEND for u in share]
+
+
+def denoise(network: Codebook, seen: Tokens, habits: Habits) -> Posterior:
+    """Say what the voxels' numbers are, from all that is known of them: means of (n, c)."""
+    said = Said.of(network, seen)
+    prior = habits.corrected(said.prior)
+    return prior.posterior(said.matrix, said.vector, said.noise)
+
+
+def sample(
+    network: Codebook,
+    space: Space,
+    seen: Tokens,
+    habits: Habits,
+    steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw the numbers of a slice's voxels: (n, c).
+
+    Parameters
+    ----------
+    network : Codebook
+    space : Space
+    seen : Tokens
+        Of the slice.
+    habits : Habits
+        Of the prior in this scan.
+    steps : int
+        Evaluations of the network, beside the first.
+    generator : torch.Generator
+    """
+    schedule = levels(steps)
+    best = denoise(network, seen, habits).mean
+    noise = torch.randn(best.shape, generator=generator)
+    unit = state_noise(seen, 1.0).cpu()[:, None]
+    state = best + schedule[0] * unit * noise
+    for level, after in zip(schedule, [*schedule[1:], 0.0], strict=True):
+        joined = with_state(seen, space, state.T.to(seen.vector), level)
+        best = denoise(network, joined, habits).mean
+        state = best + (state - best) * (after / level)
+    return state
