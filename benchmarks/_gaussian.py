@@ -78,15 +78,14 @@ def posterior_mean(scan, space) -> torch.Tensor:
 
 
 def as_tokens(scan, space):
-    """Prepare all voxels of the mask as the codebook's slices are."""
-    from DMRIMicroLib.codebooks.slices import NOISE_UNKNOWN
-    from DMRIMicroLib.codebooks.tokens import tokens
+    """Prepare all voxels of the mask as the codebook's slices are: one slice, a row of voxels."""
+    from DMRIMicroLib.codebooks.stack import Stack
+    from DMRIMicroLib.scan import Scan
 
-    voxels = torch.from_numpy(np.ascontiguousarray(scan.voxels(scan.mask).T))[..., None]
-    unknown = NOISE_UNKNOWN * float(np.median(scan.b0[scan.mask]))
-    sigma = torch.full(voxels.shape[1:], scan.noise.sigma if scan.noise else unknown)
-    inside = torch.ones(voxels.shape[1:], dtype=torch.bool)
-    return tokens(voxels, inside, scan.acquisition, sigma, frame_of(scan), space)
+    row = scan.voxels(scan.mask)[:, None, None]
+    every = np.ones(row.shape[:3], bool)
+    row = Scan(row, scan.affine, scan.acquisition, every, measured_noise=scan.noise)
+    return Stack(row, every, space).tokens(0)
 
 
 def frame_of(scan) -> torch.Tensor:

@@ -49,7 +49,8 @@ def by_space(scan, weights: str):
     """Return the prediction of signals by the posterior in the signal space."""
     import torch
 
-    from DMRIMicroLib.codebooks.slices import on_grid, open_codebook, predictions, slice_order
+    from DMRIMicroLib.codebooks.slices import open_codebook, predictions
+    from DMRIMicroLib.codebooks.stack import on_grid, slice_order
 
     loaded, device = open_codebook(weights), torch.device("cpu")
     _, usable, (numbers,) = predictions(scan, loaded, lambda found, means: (found.space,), device)

@@ -30,7 +30,7 @@ from _scores import short
 
 SUBJECTS, CROSS_SUBJECTS = 20, 5
 
-VOXELS = 1000
+VOXELS = 2500
 """Of every slice, that are fitted conventionally."""
 
 CROSS = (
