@@ -54,6 +54,21 @@ def posterior(
     return Posterior(mean + (b @ step)[..., 0], onto.square().sum(1))
 
 
+def draw(
+    mean: Tensor,
+    variance: Tensor,
+    factors: Tensor,
+    matrix: Tensor,
+    vector: Tensor,
+    noise: Tensor,
+    normal: Tensor,
+) -> Tensor:
+    """Sample the posterior with standard normal numbers (n, c + r): (n, c); see `posterior`."""
+    b, factor, step = _solve(mean, variance, factors, matrix, vector, noise)
+    step = torch.linalg.solve_triangular(factor.mT, step + normal[..., None], upper=True)
+    return mean + (b @ step)[..., 0]
+
+
 def unlikeliness(
     mean: Tensor, variance: Tensor, factors: Tensor, matrix: Tensor, vector: Tensor, noise: Tensor
 ) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .decay import decay_of
 from .demic import DECAY
-from .gaussian import Posterior, posterior
+from .gaussian import Posterior, draw, posterior
 from .invariants import INVARIANTS, invariants, products
 from .kernels import Kernels
 from .tokens import FACTS, Tokens
@@ -46,6 +46,9 @@ GROUPS = sum(RANKS)
 
 SIZES = (RANKS[0] * (RANKS[0] * FILTERS + 1), *(r * r * FILTERS for r in RANKS[1:]))
 """Gates of each degree: from the filters' series, and from 1 for degree 0."""
+
+CERTAIN = 1e-5
+"""Variance of numbers that are known."""
 
 LOG_SD = (-4.0, 1.5)
 """Range of the logarithm of a predicted standard deviation, in units of a metric's spread."""
@@ -114,6 +117,15 @@ class Prior(NamedTuple):
         """Let the data have the last word; see `gaussian.posterior`."""
         own = self.mean, self.variance[:, GROUP], self.factors
         return posterior(*own, matrix, vector, noise)
+
+    def draw(
+        self, matrix: Tensor, vector: Tensor, noise: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Sample the posterior of every voxel by itself: (n, c)."""
+        shape = (len(self.mean), self.mean.shape[1] + self.factors.shape[2])
+        normal = torch.randn(shape, generator=generator).to(self.mean)
+        own = self.mean, self.variance[:, GROUP], self.factors
+        return draw(*own, matrix, vector, noise, normal)
 
 
 class Prediction(NamedTuple):
@@ -288,6 +300,11 @@ class Codebook(nn.Module):
         image = encoded.new_zeros(*mask.shape, encoded.shape[1])
         image[mask] = encoded
         return image
+
+    def read(self, numbers: Tensor) -> Prediction:
+        """Read metrics off numbers that are known: (n, c)."""
+        nothing = numbers.new_zeros(len(numbers), self.shape.width)
+        return self.tell(Posterior(numbers, torch.full_like(numbers, CERTAIN)), nothing)
 
     def tell(self, found: Posterior, features: Tensor) -> Prediction:
         """Read metrics, kernels and fibres off the posterior: (n, c), (n, f)."""

@@ -35,6 +35,9 @@ RUN = "run.json"
 MAPPED = "signals"
 """Folder of the slices in the signal space."""
 
+LATER = 2_000_000
+"""Added to the seed: examples of the stage after the training."""
+
 CALIBRATION = 1_000_000
 """Added to the seed: examples that calibrate are of slices that no training step saw."""
 
@@ -75,6 +78,8 @@ class Recipe:
         Metrics of `METRICS` that are not learned, for `adapt` to be tried on.
     kind : str
         Of the network, one of `TASKS`.
+    head : (int, int)
+        Steps of what reads metrics off the signal space, see `head.teach_head`.
     """
 
     preset: str
@@ -89,6 +94,7 @@ class Recipe:
     anatomies: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     kind: str = "codebook"
+    head: tuple[int, int] = (0, 0)
 
     def told(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -194,8 +200,6 @@ def train_codebook(
     if not (folder / loop.CHECKPOINT).exists():
         progress(0.0, "Looking at examples")
         settle(network, [example.tokens for example in islice(stream(0), recipe.settle)])
-        progress(0.0, "Learning to read metrics")
-        task.start(network, known, scale)
     stopped = [False]
 
     def asked() -> bool:
@@ -206,6 +210,11 @@ def train_codebook(
     network = loop.train(network, stream, loss, training, folder, progress, asked)
     if stopped[0]:
         raise Cancelled("Stopped; the same command goes on from the last checkpoint.")
+    later = example_stream(known, space, recipe.seed + LATER, config, workers)(0)
+    progress(1.0, "Learning to read metrics")
+    taught = task.finish(
+        network, known, scale, later, recipe, lambda share: progress(1.0, f"Metrics {share:.0%}")
+    )
     progress(1.0, "Calibrating")
     network = network.cpu().eval()
     fresh = example_stream(held_out, space, recipe.seed + CALIBRATION, config, workers)(0)
@@ -218,7 +227,7 @@ def train_codebook(
         network.arguments(),
         about=task.about,
         data=data | {"calibration": factors, "space": space.told()},
-        training={"software": f"DMRIMicro {__version__}", "recipe": recipe.told()},
+        training={"software": f"DMRIMicro {__version__}", "recipe": recipe.told(), "head": taught},
         metrics={"correlation on slices held out of the training": correlations},
     )
     return save(small(network.state_dict()), card, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,10 @@ from ..codebooks.demic_maps import KIND as DEMIC
 from ..codebooks.demic_maps import DemicSlices
 from ..codebooks.network import Codebook
 from ..codebooks.scale import Scale
-from .codebook import codebook_loss, teach_head
+from .codebook import prior_loss
 from .demic import demic_loss, two_shells
-from .examples import ExampleConfig
+from .examples import Example, ExampleConfig
+from .head import teach_head
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -46,20 +47,35 @@ class Task:
         From the scale of the metrics to the loss of an example.
     examples : callable
         From how slices are scanned to how they are for this network.
-    start : callable
-        Gets network, files and scale before the first step.
+    finish : callable
+        Gets network, mapped slices, scale, examples, recipe and progress after the last step.
     """
 
     about: str
     build: Callable[[Recipe], nn.Module]
     loss: Callable[[Scale], Any]
     examples: Callable[[ExampleConfig], ExampleConfig] = lambda config: config
-    start: Callable[[Any, Sequence[Path], Scale], Any] = lambda network, files, scale: None
+    finish: Callable[..., Any] = lambda *everything: {}
+
+
+def _finish(
+    network: Codebook,
+    files: Sequence[Path],
+    scale: Scale,
+    examples: Iterator[Example],
+    recipe: Recipe,
+    progress: Callable[[float], None],
+) -> dict[str, float]:
+    """Teach the head, which the training of the prior leaves as it was."""
+    return teach_head(network, files, scale, examples, recipe.head, recipe.seed, progress)
 
 
 TASKS = {
     "codebook": Task(
-        ABOUT, lambda recipe: Codebook(recipe.shape()), codebook_loss, start=teach_head
+        ABOUT,
+        lambda recipe: Codebook(recipe.shape()),
+        prior_loss,
+        finish=_finish,
     ),
     DEMIC: Task(
         ABOUT_DEMIC,
