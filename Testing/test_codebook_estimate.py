@@ -1,6 +1,7 @@
 """From scan to maps by a network that knows nothing: every value in its place."""
 
 import os
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
@@ -10,11 +11,13 @@ from phantom import AFFINES, protocol, ring_scan
 from tiny_codebook import one_thread, tiny_weights  # noqa: F401
 
 import DMRIMicroLib as dm
+from DMRIMicroLib.codebooks import slices
 from DMRIMicroLib.codebooks.estimate import MODEL, RESIDUAL, owner
-from DMRIMicroLib.codebooks.fits import FITS, linear_fits
 from DMRIMicroLib.codebooks.kernel_maps import IMAGE, kernel_maps
-from DMRIMicroLib.codebooks.slices import _Run, open_codebook
+from DMRIMicroLib.codebooks.recalibrate import Habits, Said, find_habits
+from DMRIMicroLib.codebooks.slices import open_codebook
 from DMRIMicroLib.codebooks.tokens import tokens
+from DMRIMicroLib.codebooks.trunk import FILTERS
 from DMRIMicroLib.errors import Cancelled, InputError
 from DMRIMicroLib.io import nifti
 from DMRIMicroLib.scan import Scan
@@ -23,6 +26,7 @@ from DMRIMicroLib.training.pool import METRICS
 
 ACQ = protocol({1000.0: 8, 2000.0: 12})
 SHAPE = (9, 7, 5)
+ASKED = protocol({700.0: 15, 1500.0: 15, 2500.0: 15}, b0=0)
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +45,38 @@ def holed(**words) -> Scan:
     return Scan(signal, scan.affine, ACQ, mask, measured_noise=Noise(25.0, "given"))
 
 
-def by_hand(scan: Scan, weights, voxel) -> dict[str, float]:
-    """Metrics of one voxel: its slice, cut by hand, through the network."""
-    loaded, z = open_codebook(weights), voxel[2]
-    mask = scan.mask[:, :, z] & (scan.b0[:, :, z] > 0)
-    rows, columns = (slice(i.min(), i.max() + 1) for i in np.nonzero(mask))
-    data = torch.from_numpy(np.moveaxis(scan.signal[:, :, z] * mask[..., None], -1, 0).copy())
+def by_hand(scan: Scan, weights) -> dict[tuple[int, int, int], dict]:
+    """Metrics of every voxel: slices cut by hand, prior, the scan's habits, posterior, metrics."""
+    loaded, said_of = open_codebook(weights), []
     frame = scan.affine[:3, :3] / np.linalg.norm(scan.affine[:3, :3], axis=0)
-    seen = tokens(
-        data[:, rows, columns],
-        torch.from_numpy(mask[rows, columns]),
-        scan.acquisition,
-        torch.full(mask[rows, columns].shape, scan.noise.sigma),
-        torch.from_numpy(frame.T.copy()),
-    )
-    with torch.no_grad():
-        found = loaded.network(seen)
-    number = int(mask.ravel()[: np.ravel_multi_index(voxel[:2], mask.shape)].sum())
-    values, sd = loaded.scale.decode(found.mean, found.log_sd.exp())
-    told = dict(zip(METRICS, values[number].tolist(), strict=True))
-    return told | {"sd": float(sd[number, METRICS.index("FA")]), "book": found.weights[number]}
+    levels = [z for z in range(scan.shape[2]) if scan.mask[:, :, z].any()]
+    for z in levels:
+        mask = scan.mask[:, :, z]
+        rows, columns = (slice(i.min(), i.max() + 1) for i in np.nonzero(mask))
+        data = torch.from_numpy(np.moveaxis(scan.signal[:, :, z] * mask[..., None], -1, 0).copy())
+        seen = tokens(
+            data[:, rows, columns],
+            torch.from_numpy(mask[rows, columns]),
+            scan.acquisition,
+            torch.full(mask[rows, columns].shape, scan.noise.sigma),
+            torch.from_numpy(frame.T.copy()),
+            loaded.space,
+        )
+        with torch.no_grad():
+            prior = loaded.network.prior(seen)
+        said_of.append(Said(prior, seen.matrix, seen.vector.T, seen.noise))
+    habits, out = find_habits(said_of), {}
+    for z, said in zip(levels, said_of, strict=True):
+        own = said.matrix, said.vector, said.noise
+        best = habits.corrected(said.prior).posterior(*own)
+        with torch.no_grad():
+            found = loaded.network.tell(best, said.prior.features)
+        values, sd = loaded.scale.decode(found.mean, found.log_sd.exp())
+        for number, (x, y) in enumerate(np.argwhere(scan.mask[:, :, z])):
+            told = dict(zip(METRICS, values[number].tolist(), strict=True))
+            told |= {"sd": float(sd[number, METRICS.index("FA")]), "book": found.weights[number]}
+            out[x, y, z] = told
+    return out
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
@@ -68,9 +84,9 @@ def test_every_value_lies_in_its_voxel(weights, affine):
     scan = holed(affine=affine)
     maps = dm.codebook(scan, weights=weights)
     book = kernel_maps(scan, weights=weights).weights
-    inside = np.argwhere(maps.mask)
-    for voxel in map(tuple, inside[:: len(inside) // 12]):
-        told = by_hand(scan, weights, voxel)
+    wanted = by_hand(scan, weights)
+    assert set(wanted) == set(map(tuple, np.argwhere(maps.mask)))
+    for voxel, told in list(wanted.items())[:: len(wanted) // 40]:
         for name in ("FA", "NDI", "R_soma"):
             metric = maps[name].metric
             expected = np.clip(told[name], metric.low, metric.high)
@@ -114,7 +130,7 @@ def test_turning_the_gradient_table_changes_no_metric(weights):
     one, two = (dm.codebook(s, weights=weights) for s in (scan, other))
     for name in METRICS:
         span = np.ptp(one[name].data[scan.mask]) + 1e-12
-        assert np.abs(one[name].data - two[name].data).max() < 0.01 * span + 1e-6, name
+        assert np.abs(one[name].data - two[name].data).max() < 0.03 * span + 1e-6, name
 
 
 def test_a_file_on_disk_gives_the_same(weights, tmp_path):
@@ -127,13 +143,19 @@ def test_a_file_on_disk_gives_the_same(weights, tmp_path):
     np.testing.assert_allclose(here["FA"].data, there["FA"].data, atol=1e-4)
 
 
-def test_slices_do_not_see_each_other(weights):
+def test_slices_see_each_other_only_in_the_habits_of_the_scan(weights):
     scan = holed()
     mask = scan.mask.copy()
     mask[:, :, 1:] = False
-    one = dm.codebook(scan, weights=weights)
-    alone = dm.codebook(scan.with_mask(mask), weights=weights)
-    np.testing.assert_allclose(alone["FA"].data[..., 0], one["FA"].data[..., 0], atol=1e-5)
+
+    def apart():
+        one = dm.codebook(scan, weights=weights)["FA"].data[..., 0]
+        alone = dm.codebook(scan.with_mask(mask), weights=weights)["FA"].data[..., 0]
+        return np.abs(one - alone).max()
+
+    assert apart() > 1e-4
+    with patch.object(slices, "find_habits", lambda said: Habits.none(said[0].noise)):
+        assert apart() < 1e-5
 
 
 def test_threads_change_nothing(weights):
@@ -181,7 +203,7 @@ def test_it_can_be_stopped_and_tells_how_far_it_is(weights):
             progress=lambda share, text: shares.append(share),
             cancelled=lambda: len(shares) > 2,
         )
-    assert shares == [0, 0.25, 0.5]
+    assert shares == pytest.approx([0, 0.7 / 4, 1.4 / 4])  # prior of two of four slices
 
 
 def test_a_scan_of_six_directions_is_enough(weights):
@@ -222,19 +244,32 @@ def test_a_folder_holds_one_map_of_a_metric(weights, tmp_path):
     assert set(back.provenance) == {"codebook"}
 
 
-def test_fits_made_for_the_whole_scan_are_those_of_its_slices(weights):
-    scan = ring_scan(protocol({1000.0: 30, 2000.0: 30}), shape=(12, 12, 2), sigma=20.0)
-    run = _Run(
-        scan.with_mask(np.ones(scan.shape)),
-        np.ones(scan.shape, bool),
-        open_codebook(weights).network,
-        torch.device("cpu"),
-        lambda found, seen: (seen.fits[:FITS],),
-    )
-    for z in range(2):
-        run(z)
-        cut = torch.from_numpy(np.moveaxis(scan.signal[:, :, z], -1, 0).copy())
-        alone, fitted = linear_fits(cut, torch.ones(12, 12, dtype=torch.bool), scan.acquisition)
-        assert fitted.tolist() == [1, 1]
-        torch.testing.assert_close(run.done[z][0], alone, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(run.done[0][0], run.done[1][0], atol=1e-2)
+def test_dense_data_without_noise_are_told_as_they_are_whatever_was_expected(tmp_path):
+    """Two networks that read alike and expect other tissue."""
+
+    def told(shells: dict[float, int], shift: float) -> np.ndarray:
+        clean = ring_scan(protocol(shells), shape=(9, 8, 2)).with_mask(np.ones((9, 8, 2)))
+        noise = Noise(0.005 * float(clean.signal.max()), "given")
+        loaded = open_codebook(file)
+        with torch.no_grad():
+            gates = loaded.network.gates.bias.unflatten(0, (3, -1))
+            gates[0, FILTERS * 3] += shift  # expected of the first number, everywhere
+        said = []
+
+        def keep(found, means):
+            said.append(found.space)
+            return (found.mean,)
+
+        scan = clean.with_measured_noise(noise)
+        with patch.object(slices, "find_habits", lambda v: Habits.none(v[0].noise)):
+            slices.predictions(scan, loaded, keep, torch.device("cpu"))
+        design, _, _ = loaded.space.design(ASKED, torch.eye(3))
+        return torch.cat(said).double() @ design.T
+
+    file = tiny_weights(tmp_path)
+    change = []
+    for shells in ({1000.0: 3}, {500.0: 30, 1000.0: 30, 2000.0: 30, 3000.0: 30}):
+        one, other = (told(shells, shift) for shift in (0.0, 2.0))
+        change.append(float((one - other).square().mean().sqrt()))
+    assert change[0] > 0.01
+    assert change[1] < 0.1 * change[0]

@@ -218,7 +218,7 @@ def test_the_clean_signal_is_that_of_the_tissue_as_its_scanner_shows_it(slices, 
     bright = back.b0[item.mask] > 0.3 * back.b0[item.mask].median()
     assert int(bright.sum()) > 100
     assert float((example.signal - told)[bright].abs().quantile(0.9)) < 0.02
-    assert float(told[bright].std()) > 0.2
+    assert float(told[bright].std()) > 0.1
 
 
 def test_a_mapped_slice_comes_back_from_its_file(slices, files, space):
