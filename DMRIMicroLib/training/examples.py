@@ -128,7 +128,7 @@ def draw_example(
     machine = draw_scanner(generator, replace(config.scanner, fields=fields), acq)
     strange = float(torch.rand(1, generator=generator)) < config.strange
     if strange:
-        item = _strange(item, space, generator, config)
+        item = moved(item, space, generator, config)
 
     def images(played: Acquisition) -> Tensor:
         return _signal(item, space, played)
@@ -178,9 +178,7 @@ def _signal(item: Mapped, space: Space, played: Acquisition) -> Tensor:
     return images[..., None]
 
 
-def _strange(
-    item: Mapped, space: Space, generator: torch.Generator, config: ExampleConfig
-) -> Mapped:
+def moved(item: Mapped, space: Space, generator: torch.Generator, config: ExampleConfig) -> Mapped:
     """Move tissue within the signal space, and change how bright its classes are."""
     labels = {name: item.labels[METRICS.index(name)] for name in ("FA", "FWF")}
     water = labels["FWF"].clamp(0, 1)

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from ..codebooks.network import GROUP, GROUPS, Codebook, Posterior
 from ..codebooks.scale import Scale
+from ..signals.space import Space
 from .codebook import columns_of, metric_loss
 from .examples import Example
 from .mapped import load_mapped
+from .relabel import strange_labels
 
 SIGNAL_ERROR = 0.02
 """Errors of the predicted signal, relative to b = 0, that cost one unit."""
@@ -44,14 +46,17 @@ HEAD = ("head", "mix", "mean", "log_sd", "fibres", "kernels")
 """Parts of the network that are taught."""
 
 Progress = Callable[[float], None]
+Labelled = tuple[Tensor, Tensor, Tensor]
+"""Numbers (n, c), labels (n, 24), where they are known (n, 24)."""
 
 
 def teach_head(
     network: Codebook,
     files: Sequence[Path],
+    space: Space,
     scale: Scale,
     examples: Iterator[Example],
-    steps: tuple[int, int],
+    steps: tuple[int, int, int],
     seed: int = 0,
     progress: Progress = lambda share: None,
 ) -> dict[str, float]:
@@ -63,12 +68,13 @@ def teach_head(
         Changed in place.
     files : sequence of path
         Mapped slices.
+    space : Space
     scale : Scale
         Of the metrics.
     examples : iterator of Example
         Endless.
-    steps : (int, int)
-        Batches of voxels for the map, and examples for the integrals.
+    steps : (int, int, int)
+        Strange voxels that are labelled, batches of voxels for the map, examples for the integrals.
     seed : int
     progress : callable
         Gets the share of the work.
@@ -79,43 +85,51 @@ def teach_head(
         Last losses, for the log.
     """
     generator = torch.Generator().manual_seed(seed)
-    exact = _teach_map(network, files, scale, steps[0], generator, lambda u: progress(u / 2))
+    known = [_labelled(files), strange_labels(files, space, steps[0], generator)]
+    exact = _teach_map(network, known, scale, steps[1], generator, lambda u: progress(u / 2))
     told = _teach_integrals(
-        network, scale, examples, steps[1], generator, lambda u: progress(0.5 + u / 2)
+        network, scale, examples, steps[2], generator, lambda u: progress(0.5 + u / 2)
     )
     return {"map": exact, **told}
 
 
+def _labelled(files: Sequence[Path]) -> Labelled:
+    """Voxels of the simulated brains."""
+    slices = [load_mapped(file) for file in files]
+    numbers = torch.cat([s.numbers.T for s in slices])
+    labels = torch.cat([s.labels.T for s in slices]).float()
+    return numbers, labels, torch.cat([s.known.T for s in slices])
+
+
 def _teach_map(
     network: Codebook,
-    files: Sequence[Path],
+    sources: Sequence[Labelled],
     scale: Scale,
     steps: int,
     generator: torch.Generator,
     progress: Progress,
 ) -> float:
-    """From numbers to the metrics that were fitted there, voxel by voxel."""
-    columns = columns_of(scale)
-    slices = [load_mapped(file) for file in files]
-    numbers = torch.cat([s.numbers.T for s in slices])
-    labels = scale.encode(torch.cat([s.labels[columns].T for s in slices]).float())
-    labels = labels.clamp(-FARTHEST, FARTHEST)
-    known = torch.cat([s.known[columns].T for s in slices])
-    device = next(network.parameters()).device
+    """From numbers to the metrics that were fitted there, voxel by voxel, of all sources alike."""
+    columns, device = columns_of(scale), next(network.parameters()).device
     own = [*network.head.parameters(), *network.mix.parameters(), *network.mean.parameters()]
     optimiser = torch.optim.Adam(own, RATE)
     low, high = (math.log(v) for v in DOUBT)
     average, count = 0.0, 0
     for step in range(steps):
         _slow_down(optimiser, RATE, step / steps)
-        at = torch.randint(len(numbers), (BATCH,), generator=generator)
-        u = torch.rand(BATCH, GROUPS, generator=generator)
+        parts = []
+        for source in sources:
+            at = torch.randint(len(source[0]), (BATCH // len(sources),), generator=generator)
+            parts.append([v[at] for v in source])
+        numbers, labels, known = (torch.cat(v) for v in zip(*parts, strict=True))
+        labels = scale.encode(labels[:, columns]).clamp(-FARTHEST, FARTHEST)
+        u = torch.rand(len(numbers), GROUPS, generator=generator)
         variance = torch.exp(low + (high - low) * u)[:, GROUP]
         noise = torch.randn(variance.shape, generator=generator)
-        seen = Posterior(numbers[at] + variance.sqrt() * noise, variance)
-        nothing = numbers.new_zeros(BATCH, network.shape.width)
+        seen = Posterior(numbers + variance.sqrt() * noise, variance)
+        nothing = numbers.new_zeros(len(numbers), network.shape.width)
         found = network.tell(Posterior(*(v.to(device) for v in seen)), nothing.to(device))
-        error = torch.where(known[at], labels[at] - found.mean.cpu(), 0.0)
+        error = torch.where(known[:, columns], labels - found.mean.cpu(), 0.0)
         cost = nn.functional.smooth_l1_loss(error, torch.zeros_like(error))
         optimiser.zero_grad()
         cost.backward()

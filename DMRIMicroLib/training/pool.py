@@ -158,7 +158,7 @@ def label(volume: StateVolume, scanner: Scanner, TE: float) -> tuple[Tensor, Ten
     maps = truth(volume, seen, scanner, names, "cpu", imaged=True)
     mask = torch.from_numpy(maps.mask[:, :, 0])
     labels = np.stack([np.asarray(maps[name].data)[:, :, 0] for name in METRICS])
-    known = np.stack([_told(maps, name) for name in METRICS])
+    known = np.stack([told(maps, name)[:, :, 0] for name in METRICS])
     return mask, torch.from_numpy(labels), torch.from_numpy(known) & mask
 
 
@@ -166,14 +166,14 @@ def _of(model) -> bool:
     return any(metric.name in METRICS for metric in model.metrics)
 
 
-def _told(maps, name: str) -> np.ndarray:
-    """(x, y): the fit went well, and the metric means something there."""
+def told(maps, name: str) -> np.ndarray:
+    """Where the fit went well and the metric means something: (x, y, z)."""
     item = maps[name]
-    flags = maps.flags[item.model][:, :, 0]
+    flags = maps.flags[item.model]
     good = (flags == Flag.GOOD) | (flags == Flag.OUT_OF_RANGE)
     if name in ("FA", "MD", "AD", "RD", "RTOP", "RTAP", "RTPP", "FW", "FWF"):
         good |= flags == Flag.UNDETERMINED
-    return good & np.isfinite(np.asarray(item.data)[:, :, 0])
+    return good & np.isfinite(np.asarray(item.data))
 
 
 def _who(config: PoolConfig, u: list[float]) -> SubjectConfig:

@@ -78,7 +78,7 @@ class Recipe:
         Metrics of `METRICS` that are not learned, for `adapt` to be tried on.
     kind : str
         Of the network, one of `TASKS`.
-    head : (int, int)
+    head : (int, int, int)
         Steps of what reads metrics off the signal space, see `head.teach_head`.
     """
 
@@ -94,7 +94,7 @@ class Recipe:
     anatomies: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     kind: str = "codebook"
-    head: tuple[int, int] = (0, 0)
+    head: tuple[int, int, int] = (0, 0, 0)
 
     def told(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -213,7 +213,13 @@ def train_codebook(
     later = example_stream(known, space, recipe.seed + LATER, config, workers)(0)
     progress(1.0, "Learning to read metrics")
     taught = task.finish(
-        network, known, scale, later, recipe, lambda share: progress(1.0, f"Metrics {share:.0%}")
+        network,
+        known,
+        space,
+        scale,
+        later,
+        recipe,
+        lambda share: progress(1.0, f"Learning to read metrics: {share:.0%}"),
     )
     progress(1.0, "Calibrating")
     network = network.cpu().eval()

@@ -13,6 +13,7 @@ from ..codebooks.demic_maps import KIND as DEMIC
 from ..codebooks.demic_maps import DemicSlices
 from ..codebooks.network import Codebook
 from ..codebooks.scale import Scale
+from ..signals.space import Space
 from .codebook import prior_loss
 from .demic import demic_loss, two_shells
 from .examples import Example, ExampleConfig
@@ -48,7 +49,7 @@ class Task:
     examples : callable
         From how slices are scanned to how they are for this network.
     finish : callable
-        Gets network, mapped slices, scale, examples, recipe and progress after the last step.
+        Gets network, mapped slices, space, scale, examples, recipe and progress after the last step.
     """
 
     about: str
@@ -61,13 +62,14 @@ class Task:
 def _finish(
     network: Codebook,
     files: Sequence[Path],
+    space: Space,
     scale: Scale,
     examples: Iterator[Example],
     recipe: Recipe,
     progress: Callable[[float], None],
 ) -> dict[str, float]:
     """Teach the head, which the training of the prior leaves as it was."""
-    return teach_head(network, files, scale, examples, recipe.head, recipe.seed, progress)
+    return teach_head(network, files, space, scale, examples, recipe.head, recipe.seed, progress)
 
 
 TASKS = {
