@@ -49,7 +49,7 @@ class Task:
     examples : callable
         From how slices are scanned to how they are for this network.
     finish : callable
-        Gets network, mapped slices, space, scale, examples, recipe and progress after the last step.
+        What is done after the last step; see `_finish`.
     """
 
     about: str
