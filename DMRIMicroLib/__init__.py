@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .fitting import fit
     from .io import load
     from .maps import Map, MapSet
+    from .prior.estimate import Pigment, pigment
     from .report import write_report
     from .scan import Scan
     from .tracts.connectome import connectome
@@ -42,6 +43,8 @@ _HOME = {
     "load": ".io",
     "Map": ".maps",
     "MapSet": ".maps",
+    "Pigment": ".prior.estimate",
+    "pigment": ".prior.estimate",
     "planning": ".tracts.planning",
     "profile": ".tracts.profile",
     "write_report": ".report",
@@ -56,6 +59,7 @@ __all__ = [
     "Map",
     "MapSet",
     "NotIdentifiable",
+    "Pigment",
     "Scan",
     "__version__",
     "adapt",
@@ -63,6 +67,7 @@ __all__ = [
     "connectome",
     "fit",
     "load",
+    "pigment",
     "planning",
     "profile",
     "seeds",

@@ -38,6 +38,7 @@ from .arguments import (
 from .cli_anatomy import anatomy
 from .cli_codebook import adapt, codebook
 from .cli_cohort import cohort
+from .cli_pigment import pigment
 from .cli_simulate import simulate
 from .cli_tracts import connectome, planning, profile, seeds, tracts
 from .cli_train import train
@@ -258,6 +259,7 @@ def demo(
 
 
 app.command()(codebook)
+app.command()(pigment)
 app.command()(adapt)
 app.command()(simulate)
 for command in (seeds, tracts, profile, connectome, planning):

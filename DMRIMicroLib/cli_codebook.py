@@ -90,21 +90,19 @@ def codebook(
     from .codebooks.estimate import codebook as estimate
     from .codebooks.kernel_maps import IMAGE, TABLE, kernel_maps
 
-    _use_threads(threads)
+    use_threads(threads)
     with shown(progress) as tell:
         tell(0.0, "Reading")
         # here and not above, because removing noise changes the scan
-        opened = _prepared(opened, denoise, degibbs, noise, tell)
+        opened = prepared(opened, denoise, degibbs, noise, tell)
         check_folder(out, opened.fingerprint, overwrite=overwrite)
         first = PREPARED if denoise or degibbs else 0.0
         middle = (first + ESTIMATED) / 2 if kernels else ESTIMATED
         network = {"weights": weights, "device": device}
-        maps = estimate(
-            opened, extra=extra or (), **network, progress=_between(tell, first, middle)
-        )
+        maps = estimate(opened, extra=extra or (), **network, progress=between(tell, first, middle))
         book = None
         if kernels:
-            book = kernel_maps(opened, **network, progress=_between(tell, middle, ESTIMATED))
+            book = kernel_maps(opened, **network, progress=between(tell, middle, ESTIMATED))
         tell(ESTIMATED, "Writing the report" if report else "Writing maps")
         texts = {"report.html": _report(opened, maps) if report else None}
         if book is None:  # those of an earlier run would tell of other maps
@@ -160,10 +158,10 @@ def adapt(
     _check_metric_file(out, overwrite)
     from .codebooks.adapt import adapt as learn
 
-    _use_threads(threads)
+    use_threads(threads)
     with shown(progress) as tell:
         tell(0.0, "Reading")
-        opened = _prepared(opened, denoise, degibbs, noise, tell)
+        opened = prepared(opened, denoise, degibbs, noise, tell)
         first = PREPARED if denoise or degibbs else 0.0
         made = learn(
             weights,
@@ -175,7 +173,7 @@ def adapt(
             mask=labelled,
             out=out,
             device=device,
-            progress=_between(tell, first, PICTURED),
+            progress=between(tell, first, PICTURED),
         )
         tell(1.0, "Done")
     for note in made.notes:
@@ -187,7 +185,7 @@ def adapt(
     typer.echo(f"use it: dmrimicro codebook SCAN --out DIR --extra {made.file}")
 
 
-def _prepared(scan: Scan, denoise: Denoise | None, degibbs: bool, noise: str, tell: Tell) -> Scan:
+def prepared(scan: Scan, denoise: Denoise | None, degibbs: bool, noise: str, tell: Tell) -> Scan:
     """Return the scan with a mask, after the steps that were asked for."""
     from .masking import brain_mask
     from .preprocess import prepare
@@ -197,11 +195,11 @@ def _prepared(scan: Scan, denoise: Denoise | None, degibbs: bool, noise: str, te
         denoise=denoise and denoise.value,
         degibbs=degibbs,
         noise=noise,
-        progress=_between(tell, 0.0, PREPARED),
+        progress=between(tell, 0.0, PREPARED),
     )
 
 
-def _between(tell: Tell, low: float, high: float) -> Tell:
+def between(tell: Tell, low: float, high: float) -> Tell:
     """Return what shows a part of the work within the whole."""
     return lambda share, text: tell(low + (high - low) * share, text)
 
@@ -212,7 +210,8 @@ def _report(scan: Scan, maps: MapSet) -> str:
     return render(scan, maps)
 
 
-def _use_threads(threads: int | None) -> None:
+def use_threads(threads: int | None) -> None:
+    """Let torch use so many threads, if it was said how many."""
     if threads is not None:
         import torch
 
