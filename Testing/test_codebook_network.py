@@ -17,11 +17,12 @@ from tiny_codebook import (  # noqa: F401
 )
 
 from DMRIMicroLib.acquisition import Acquisition
+from DMRIMicroLib.codebooks.gaussian import Posterior, posterior
 from DMRIMicroLib.codebooks.invariants import products
 from DMRIMicroLib.codebooks.kernels import D_RANGE, RADII, Kernels
-from DMRIMicroLib.codebooks.network import Codebook, Shape, settle
+from DMRIMicroLib.codebooks.network import CERTAIN, Codebook, Shape, settle
 from DMRIMicroLib.codebooks.scale import POWERS, Scale
-from DMRIMicroLib.codebooks.tokens import FACTS, tokens
+from DMRIMicroLib.codebooks.tokens import FACTS, state_noise, tokens, with_state
 from DMRIMicroLib.codebooks.trunk import FILTERS, WIDTHS
 from DMRIMicroLib.physics.sh import sh_basis
 from DMRIMicroLib.physics.tissue import TissueState
@@ -178,6 +179,38 @@ def test_shells_that_the_space_does_not_reach_change_no_number():
     part = tokens(signal[low], mask, acq.subset(low), sigma, EYE, SPACE)
     for name in ("matrix", "vector", "start", "facts"):
         torch.testing.assert_close(getattr(whole, name), getattr(part, name))
+
+
+def test_a_guess_of_the_numbers_is_one_more_measurement():
+    """Data and guess are as good as data alone with the guess as prior."""
+    one = seen(protocol(PROTOCOLS[1]))
+    n, level = len(one.noise), 0.3
+    guess = torch.randn(22, n, generator=torch.Generator().manual_seed(0))
+    both, sd = with_state(one, SPACE, guess, level), state_noise(one, level)
+    vast, none = torch.full((n, 22), 1e4), torch.zeros(n, 22, 2)
+    data = (v.double() for v in (both.matrix, both.vector.T, both.noise))
+    told = posterior(torch.zeros(n, 22).double(), vast.double(), none.double(), *data)
+    prior = guess.T.double(), sd.square().double()[:, None].expand(n, 22), none.double()
+    data = (v.double() for v in (one.matrix, one.vector.T, one.noise))
+    wanted = posterior(*prior, *data)
+    torch.testing.assert_close(told.mean, wanted.mean, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(told.variance, wanted.variance, atol=1e-4, rtol=1e-3)
+    assert (both.facts[:6] > one.facts[:6]).all()
+    assert torch.equal(both.facts[6:], one.facts[6:])
+    sure = with_state(one, SPACE, guess, 1e-3)
+    torch.testing.assert_close(sure.start[:, one.mask], guess, atol=1e-2, rtol=0)
+    for name in ("noise", "voxel_facts", "mean", "b", "mask"):
+        assert getattr(both, name) is getattr(one, name)
+
+
+def test_known_numbers_are_read_as_posteriors_without_doubt():
+    numbers = torch.randn(5, 22, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        told = NETWORK.read(numbers)
+        sure = Posterior(numbers, torch.full_like(numbers, CERTAIN))
+        wanted = NETWORK.tell(sure, torch.zeros(5, TINY["width"]))
+    assert torch.equal(told.mean, wanted.mean)
+    assert torch.equal(told.space, numbers)
 
 
 def test_a_network_that_has_learned_nothing_expects_what_lies_around():

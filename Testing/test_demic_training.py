@@ -7,22 +7,25 @@ import numpy as np
 import pytest
 import torch
 from phantom import protocol, ring_scan
-from test_codebook_training import CUT, tiny_pool
-from tiny_codebook import TINY, one_thread  # noqa: F401
+from test_codebook_training import CUT, PLAIN, tiny_pool
+from tiny_codebook import TINY, one_thread, tiny_space  # noqa: F401
 
-from DMRIMicroLib.codebooks.abg import fit_abg
+from DMRIMicroLib.brain.simulate import generator_for
+from DMRIMicroLib.codebooks.abg import check_distinct, fit_abg
 from DMRIMicroLib.codebooks.decay import decay_of
 from DMRIMicroLib.codebooks.demic_maps import KIND, DemicSlices, demic
 from DMRIMicroLib.codebooks.network import Codebook, Shape, settle
 from DMRIMicroLib.codebooks.slices import open_codebook
 from DMRIMicroLib.codebooks.tokens import tokens
 from DMRIMicroLib.errors import InputError, NotIdentifiable
-from DMRIMicroLib.training.codebook import codebook_loss, scale_of
+from DMRIMicroLib.training.codebook import prior_loss, scale_of
 from DMRIMicroLib.training.demic import demic_loss, two_shells
-from DMRIMicroLib.training.examples import examples
+from DMRIMicroLib.training.examples import ExampleConfig, _protocol, examples
+from DMRIMicroLib.training.head import teach_head
 from DMRIMicroLib.training.loop import Training, train
+from DMRIMicroLib.training.mapped import find_space, map_slices
 from DMRIMicroLib.training.pool import METRICS
-from DMRIMicroLib.training.recipe import read_recipe, small, train_codebook
+from DMRIMicroLib.training.recipe import MAPPED, read_recipe, small, train_codebook
 from DMRIMicroLib.weights.store import LARGEST
 
 SIZES = {"widths": (4, 8), "kernels": 12}
@@ -30,15 +33,25 @@ SHORT = {"steps": 3, "batch": 1, "warmup": 1, "save_every": 1}
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def slices(tmp_path_factory):
     return sorted(tiny_pool(tmp_path_factory.mktemp("pool"), 3).glob("*.safetensors"))
 
 
 @pytest.fixture(scope="module")
-def weights(files, tmp_path_factory):
+def space(slices):
+    return find_space(slices)
+
+
+@pytest.fixture(scope="module")
+def files(slices, space, tmp_path_factory):
+    return map_slices(slices, tmp_path_factory.mktemp("signals"), space)
+
+
+@pytest.fixture(scope="module")
+def weights(slices, tmp_path_factory):
     recipe = replace(read_recipe("cpu", "demic"), network=SIZES, training=SHORT, calibrate=1)
     folder = tmp_path_factory.mktemp("demic")
-    card = train_codebook(recipe, files, folder, workers=0)
+    card = train_codebook(recipe, slices, folder, workers=0)
     return card.with_suffix(".safetensors")
 
 
@@ -49,7 +62,7 @@ def seen(shells: dict[float, int], size: int = 12):
     mask = torch.ones(size, size, dtype=torch.bool)
     mask[0] = False
     sigma = torch.full(mask.shape, 1e-3 * float(signal.max()))
-    return signal, mask, acq, tokens(signal, mask, acq, sigma, torch.eye(3))
+    return signal, mask, acq, tokens(signal, mask, acq, sigma, torch.eye(3), tiny_space())
 
 
 def test_the_decay_is_that_of_the_spherical_means_in_one_unit():
@@ -74,18 +87,27 @@ def test_one_shell_is_refused_or_has_no_constant():
     torch.testing.assert_close(curve[usable], (told.mean[0] * bright)[usable])
 
 
-def test_protocols_of_demic_have_two_shells_and_b0(files):
+def test_protocols_of_demic_have_two_shells_and_b0(files, space):
     config = two_shells(CUT)
-    for example in islice(examples(files, 3, config), 12):
+    for example in islice(examples(files, space, 3, config), 12):
         acq = example.acquisition
         assert len(acq.shells) >= 2
         assert acq.is_b0.any()
+        assert example.known.any()
         decay_of(example.tokens)
 
 
-def test_the_loss_falls_when_demic_learns_one_slice(files, tmp_path):
+def test_no_protocol_of_demic_loses_its_second_shell():
+    """What is drawn above the signal space is left out, so nothing may be drawn there."""
+    config = two_shells(ExampleConfig())
+    for number in range(400):
+        acq = _protocol(generator_for(0, str(number)), config)
+        check_distinct(torch.tensor([0.0, *(shell.b / 1e3 for shell in acq.shells)]))
+
+
+def test_the_loss_falls_when_demic_learns_one_slice(files, space, tmp_path):
     scale = scale_of(files)
-    loss, example = demic_loss(scale), next(examples(files, 3, two_shells(CUT)))
+    loss, example = demic_loss(scale), next(examples(files, space, 3, two_shells(CUT)))
     torch.manual_seed(0)
     network = DemicSlices(METRICS, **SIZES)
     before, told = loss(network, example, 0)
@@ -96,9 +118,9 @@ def test_the_loss_falls_when_demic_learns_one_slice(files, tmp_path):
     assert after.item() < 0.8 * before.item()
 
 
-def test_labels_that_are_not_known_teach_demic_nothing(files):
+def test_labels_that_are_not_known_teach_demic_nothing(files, space):
     scale = scale_of(files)
-    loss, example = demic_loss(scale), next(examples(files, 3, two_shells(CUT)))
+    loss, example = demic_loss(scale), next(examples(files, space, 3, two_shells(CUT)))
     network = DemicSlices(METRICS, **SIZES)
     wrong = torch.where(example.known, example.labels, torch.nan)
     wrong[:, 0], known = torch.nan, example.known.clone()
@@ -135,50 +157,52 @@ def test_the_published_widths_fit_into_a_file_in_half_precision():
 
 
 @pytest.mark.parametrize("part", ["mamba", "cnn", "kernels", "abg"])
-def test_ablations_lack_one_part_and_learn(files, part):
+def test_ablations_lack_one_part_and_learn(files, space, part):
     preset = "cpu-abg" if part == "abg" else f"cpu-no-{part}"
     recipe = read_recipe(preset)
     assert recipe.training == read_recipe("cpu").training
     off = {"mamba": "mamba", "cnn": "cnn", "kernels": "physical", "abg": "decay"}[part]
     assert recipe.network[off] is (part == "abg")
     network = Codebook(Shape(METRICS, **TINY, **{off: recipe.network[off]}))
-    few = list(islice(examples(files, 3, CUT), 3))
+    few = list(islice(examples(files, space, 3, PLAIN), 3))
     settle(network, [e.tokens for e in few])
-    loss = codebook_loss(scale_of(files))
-    value, _ = loss(network, few[0], 0)
+    scale = scale_of(files)
+    value, _ = prior_loss(scale)(network, few[0], 0)
     value.backward()
     trained = [n for n, v in network.named_parameters() if v.grad is not None and v.grad.any()]
-    assert any(n.startswith("mean.") for n in trained)
+    assert any(n.startswith("gates.") for n in trained)
     assert any(".far." in n for n in trained) == (part != "mamba")
-    assert any("kernels." in n for n in trained) == (part != "kernels")
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    teach_head(network, files, scale, iter(few), (1, 2))
+    taught = [k for k, v in network.state_dict().items() if not torch.equal(v, before[k])]
+    assert any(n.startswith("mean.") for n in taught)
+    assert any(n.startswith("kernels.") for n in taught) == (part != "kernels")
 
 
-def test_abg_sees_nothing_of_directions(files):
+@pytest.mark.parametrize("decay", [True, False])
+def test_with_abg_the_trunk_sees_nothing_else_of_a_voxel(files, space, decay):
     torch.manual_seed(0)
-    network = Codebook(Shape(METRICS, **TINY, decay=True)).eval()
-    example = next(examples(files, 3, CUT))
-    blind = example.tokens._replace(
-        series=torch.zeros_like(example.tokens.series),
-        fits=torch.zeros_like(example.tokens.fits),
-        joint=torch.zeros_like(example.tokens.joint),
-    )
+    network = Codebook(Shape(METRICS, **TINY, decay=decay)).eval()
+    example = next(examples(files, space, 3, CUT))
+    blind = example.tokens._replace(start=torch.zeros_like(example.tokens.start))
     with torch.no_grad():
-        assert torch.equal(network(example.tokens).mean, network(blind).mean)
+        same = torch.equal(network.prior(example.tokens).features, network.prior(blind).features)
+    assert same is decay
 
 
-def test_metrics_can_be_left_out_of_a_training(files, tmp_path):
+def test_metrics_can_be_left_out_of_a_training(slices, tmp_path):
     left_out = ("MK", "f_soma", "RTOP")
     sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}
     recipe = replace(
         read_recipe("cpu"), network=sizes, training=SHORT, settle=1, calibrate=1,
-        examples={"edge": 16}, without=left_out,
+        examples={"edge": 16}, without=left_out, head=(2, 1),
     )  # fmt: skip
-    card = train_codebook(recipe, files, tmp_path, workers=0)
+    card = train_codebook(recipe, slices, tmp_path, workers=0)
     loaded = open_codebook(card.with_suffix(".safetensors"))
     assert len(loaded.scale.metrics) == 21
     assert not set(left_out) & set(loaded.scale.metrics)
     assert loaded.network.shape.metrics == loaded.scale.metrics
-    whole = scale_of(files[:-1])
+    whole = scale_of(sorted((tmp_path / MAPPED).glob("*"))[:-1])
     at = whole.metrics.index("NDI")
     assert loaded.scale.centre[loaded.scale.metrics.index("NDI")] == whole.centre[at]
     with pytest.raises(InputError, match="there is no metric soul"):

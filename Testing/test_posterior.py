@@ -11,7 +11,7 @@ from tiny_codebook import coefficients, one_thread, shells, tiny_space, tissue  
 
 from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.brain.directions import spread
-from DMRIMicroLib.codebooks.gaussian import FAR, surprise
+from DMRIMicroLib.codebooks.gaussian import FAR, draw, surprise, unlikeliness
 from DMRIMicroLib.codebooks.invariants import INVARIANTS, invariants, signed_root
 from DMRIMicroLib.codebooks.network import GROUP, GROUPS, RANKS, Prior, posterior
 from DMRIMicroLib.codebooks.recalibrate import RANGE, Habits, Said, find_habits
@@ -192,6 +192,51 @@ def test_far_truths_cost_less_than_a_gaussian_says_and_stay_finite():
     )
     single = (v.float() for v in (mean + 1e6 * away, mean, variance, factors))
     assert torch.isfinite(surprise(*single)).all()
+
+
+def test_samples_are_those_of_the_posterior():
+    g, n = seeded(8), 5000
+    mean, variance, factors = (v.expand(n, *v.shape[1:]) for v in prior_of(1, g))
+    design = torch.randn(9, C, generator=g, dtype=torch.float64)
+    vector = (torch.randn(1, 9, generator=g, dtype=torch.float64) @ design).expand(n, -1)
+    data = design.T @ design, vector, torch.full((n,), 0.5, dtype=torch.float64)
+    normal = torch.randn(n, C + 2, generator=g, dtype=torch.float64)
+    samples = draw(mean, variance, factors, *data, normal)
+    before = torch.linalg.inv(torch.diag(variance[0]) + factors[0] @ factors[0].T)
+    covariance = torch.linalg.inv(before + data[0] / 0.5**2)
+    told = covariance @ (before @ mean[0] + vector[0] / 0.5**2)
+    torch.testing.assert_close(samples.mean(0), told, atol=0.04, rtol=0)
+    torch.testing.assert_close(samples.T.cov(), covariance, atol=0.04, rtol=0)
+    whole = posterior(mean, variance, factors, *data)
+    alone = draw(mean, variance, factors, *data, torch.zeros_like(normal))
+    torch.testing.assert_close(alone, whole.mean)
+
+
+def test_priors_sample_voxels_by_themselves_and_by_their_generator():
+    mean, variance, factors = prior_of(6, seeded(1))
+    prior = Prior(mean, variance[:, :GROUPS], factors, torch.zeros(6, 2))
+    data = torch.eye(C).double(), torch.zeros(6, C).double(), torch.ones(6).double()
+    one, again, other = (prior.draw(*data, seeded(k)) for k in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert one.shape == mean.shape
+    assert not torch.equal(one, other)
+
+
+def test_unlikeliness_is_the_probability_of_the_data():
+    """-log N(y; A mean, A C A' + s^2) less that of z = 0 known for sure."""
+    g, s = seeded(9), 0.4
+    mean, variance, factors = prior_of(7, g)
+    design = torch.randn(9, C, generator=g, dtype=torch.float64)
+    y = torch.randn(7, 9, generator=g, dtype=torch.float64)
+    noise = torch.full((7,), s, dtype=torch.float64)
+    found = unlikeliness(mean, variance, factors, design.T @ design, y @ design, noise)
+    covariance = torch.diag_embed(variance) + factors @ factors.mT
+    white = s**2 * torch.eye(9, dtype=torch.float64)
+    of_data = torch.distributions.MultivariateNormal(
+        mean @ design.T, design @ covariance @ design.T + white
+    )
+    none = torch.distributions.MultivariateNormal(torch.zeros(7, 9).double(), white)
+    torch.testing.assert_close(found, none.log_prob(y) - of_data.log_prob(y))
 
 
 def prior_of(n: int, g: torch.Generator):
