@@ -106,7 +106,9 @@ def short(monkeypatch):
             settings = {"steps": 3, "batch": 1, "warmup": 1, "save_every": 1}
             return recipe.Recipe(preset, 2, 0.5, 0, 1, sizes, settings, {"edge": 16}, kind=name)
         settings = {"steps": 3, "batch": 1, "warmup": 1, "save_every": 1}
-        return recipe.Recipe(preset, 2, 0.5, 1, 1, dict(TINY), settings, {"edge": 16}, head=(2, 1))
+        return recipe.Recipe(
+            preset, 2, 0.5, 1, 1, dict(TINY), settings, {"edge": 16}, head=(6, 2, 1)
+        )
 
     monkeypatch.setattr(recipe, "read_recipe", tiny)
 

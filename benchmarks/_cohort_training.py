@@ -7,7 +7,7 @@ import torch
 from test_codebook_training import tiny_pool
 from tiny_codebook import tiny_network, tiny_space
 
-from DMRIMicroLib.training.codebook import codebook_loss, example_stream, scale_of
+from DMRIMicroLib.training.codebook import example_stream, prior_loss, scale_of
 from DMRIMicroLib.training.examples import ExampleConfig
 from DMRIMicroLib.training.loop import Training, train
 
@@ -20,7 +20,7 @@ def main(pool: Path, folder: Path) -> None:
     files = sorted(pool.glob("*.safetensors"))
     settings = Training(steps=STEPS, batch=BATCH, warmup=5, save_every=1)
     stream = example_stream(files, tiny_space(), 0, ExampleConfig(edge=16), workers=0)
-    made = train(tiny_network(), stream, codebook_loss(scale_of(files)), settings, folder)
+    made = train(tiny_network(), stream, prior_loss(scale_of(files)), settings, folder)
     torch.save(made.state_dict(), folder / "made.pt")
 
 
