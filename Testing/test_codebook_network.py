@@ -20,8 +20,9 @@ from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.codebooks.gaussian import Posterior, posterior
 from DMRIMicroLib.codebooks.invariants import products
 from DMRIMicroLib.codebooks.kernels import D_RANGE, RADII, Kernels
-from DMRIMicroLib.codebooks.network import CERTAIN, Codebook, Shape, settle
+from DMRIMicroLib.codebooks.network import CERTAIN, Codebook, Shape
 from DMRIMicroLib.codebooks.scale import POWERS, Scale
+from DMRIMicroLib.codebooks.standard import settle
 from DMRIMicroLib.codebooks.tokens import FACTS, state_noise, tokens, with_state
 from DMRIMicroLib.codebooks.trunk import FILTERS, WIDTHS
 from DMRIMicroLib.physics.sh import sh_basis

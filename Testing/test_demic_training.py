@@ -15,8 +15,9 @@ from DMRIMicroLib.brain.simulate import generator_for
 from DMRIMicroLib.codebooks.abg import check_distinct, fit_abg
 from DMRIMicroLib.codebooks.decay import decay_of
 from DMRIMicroLib.codebooks.demic_maps import KIND, DemicSlices, demic
-from DMRIMicroLib.codebooks.network import Codebook, Shape, settle
+from DMRIMicroLib.codebooks.network import Codebook, Shape
 from DMRIMicroLib.codebooks.slices import open_codebook
+from DMRIMicroLib.codebooks.standard import settle
 from DMRIMicroLib.codebooks.tokens import tokens
 from DMRIMicroLib.errors import InputError, NotIdentifiable
 from DMRIMicroLib.training import head

@@ -28,6 +28,7 @@ from .demic import DECAY
 from .gaussian import Posterior, draw, posterior
 from .invariants import INVARIANTS, invariants, products
 from .kernels import Kernels
+from .standard import Standard
 from .tokens import FACTS, Tokens
 from .trunk import FILTERS, Filters, Ring, Trunk
 
@@ -154,41 +155,6 @@ class Prediction(NamedTuple):
     features: Tensor
     space: Tensor
     variance: Tensor
-
-
-class Standard(nn.Module):
-    """Inputs around 0 with a spread around 1, as `settle` found them before the training."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("centre", torch.zeros(channels))
-        self.register_buffer("spread", torch.ones(channels))
-        self.seen: list[Tensor] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Bring inputs into their units: (..., channels) -> the same."""
-        if self.seen is not None:
-            self.seen.append(x.detach().flatten(0, -2))
-        return ((x - self.centre) / self.spread).clamp(-FARTHEST, FARTHEST)
-
-
-FARTHEST = 8.0
-"""Inputs further than this from the usual, in spreads, count as this far."""
-
-
-def settle(network: nn.Module, tokens: Sequence[Tokens]) -> None:
-    """Find centre and spread of every `Standard` of a network from some examples."""
-    standards = [m for m in network.modules() if isinstance(m, Standard)]
-    for standard in standards:
-        standard.seen = []
-    with torch.no_grad():
-        for one in tokens:
-            network(one)
-    for standard in standards:
-        seen = torch.cat(standard.seen or [])
-        standard.centre.copy_(seen.mean(0))
-        standard.spread.copy_(seen.std(0).clamp(min=1e-3))
-        standard.seen = None
 
 
 class Codebook(nn.Module):

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..codebooks.network import Shape, settle
+from ..codebooks.network import Shape
 from ..codebooks.scale import Scale
+from ..codebooks.standard import settle
 from ..errors import Cancelled, InputError
 from ..files import staged
 from ..version import __version__
