@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .fitting import fit
     from .io import load
     from .maps import Map, MapSet
-    from .prior.estimate import Pigment, pigment
+    from .prior.estimate import pigment
+    from .prior.result import Pigment
     from .report import write_report
     from .scan import Scan
     from .tracts.connectome import connectome
@@ -43,7 +44,7 @@ _HOME = {
     "load": ".io",
     "Map": ".maps",
     "MapSet": ".maps",
-    "Pigment": ".prior.estimate",
+    "Pigment": ".prior.result",
     "pigment": ".prior.estimate",
     "planning": ".tracts.planning",
     "profile": ".tracts.profile",

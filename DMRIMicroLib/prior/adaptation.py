@@ -58,7 +58,8 @@ def adapted(
     Codebook
         Of the step at which the voxels left out were most likely.
     list of float
-        Mean unlikeliness of the voxels left out, before and at each look.
+        Mean unlikeliness of the voxels left out, before and at each look; empty if there are too
+        few voxels to learn from some and ask others, and then the network has not changed.
     """
     learner = deepcopy(network).train()
     learner.requires_grad_(True)
@@ -66,9 +67,12 @@ def adapted(
     optimiser = torch.optim.Adam(own, RATE)
     generator = torch.Generator().manual_seed(seed)
     out = [torch.rand(len(s.noise), generator=generator) < LEFT_OUT for s in slices]
+    teaching = [k for k, o in enumerate(out) if not o.all()]
+    if not teaching or not any(bool(o.any()) for o in out):
+        return learner.eval().requires_grad_(False), []
     best, kept = [_left_out(learner, slices, out)], deepcopy(learner.state_dict())
     for step in range(steps):
-        k = int(torch.randint(len(slices), (1,), generator=generator))
+        k = teaching[int(torch.randint(len(teaching), (1,), generator=generator))]
         chosen = (~out[k]).to(slices[k].noise.device)
         cost = _cost(learner, slices[k])[chosen].mean()
         optimiser.zero_grad()

@@ -7,10 +7,16 @@ measurements is the denoiser :math:`D = E[z | z + \sigma n, y]` for every acquis
 guess of how data guide a prior. Samples follow the probability flow (T. Karras, M. Aittala, T.
 Aila, S. Laine, NeurIPS 2022, eq. 1, 5 and algorithm 1 without churn),
 
-.. math:: \frac{dx}{d\sigma} = \frac{x - D(x, \sigma)}{\sigma} .
+.. math:: \frac{dx}{d\sigma} = \frac{x - D(x, \sigma)}{\sigma} ,
+
+between two draws of the denoiser's Gaussians: the first state is a sample of what neighbours and
+data say, plus noise, and what the last level leaves open is drawn. For a Gaussian posterior both
+ends are exact, so the flow's steps are all that makes samples too alike.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -65,12 +71,19 @@ def sample(
     generator : torch.Generator
     """
     schedule = levels(steps)
-    best = denoise(network, seen, habits).mean
-    noise = torch.randn(best.shape, generator=generator)
+    state = _drawn(network, seen, habits, generator)
     unit = state_noise(seen, 1.0).cpu()[:, None]
-    state = best + schedule[0] * unit * noise
-    for level, after in zip(schedule, [*schedule[1:], 0.0], strict=True):
+    state = state + schedule[0] * unit * torch.randn(state.shape, generator=generator)
+    for level, after in pairwise(schedule):
         joined = with_state(seen, space, state.T.to(seen.vector), level)
         best = denoise(network, joined, habits).mean
         state = best + (state - best) * (after / level)
-    return state
+    joined = with_state(seen, space, state.T.to(seen.vector), schedule[-1])
+    return _drawn(network, joined, habits, generator)
+
+
+def _drawn(network: Codebook, seen: Tokens, habits: Habits, generator: torch.Generator) -> Tensor:
+    """Sample every voxel by itself, as if its neighbours told all of them: (n, c)."""
+    said = Said.of(network, seen)
+    prior = habits.corrected(said.prior)
+    return prior.draw(said.matrix, said.vector, said.noise, generator)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..acquisition import Acquisition
 from ..codebooks.estimate import metric_of, owner, provenance
 from ..codebooks.gaussian import Posterior
 from ..codebooks.network import GROUP, Codebook
@@ -27,6 +25,7 @@ from ..metric import Flag, Metric
 from ..scan import Scan
 from .adaptation import adapted
 from .diffusion import sample
+from .result import Pigment
 
 MODEL = "pigment"
 """Name that the maps are kept under."""
@@ -73,56 +72,9 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Pigment:
-    """What posterior sampling says of a scan.
-
-    Attributes
-    ----------
-    maps : MapSet
-        Metrics with standard deviations, ``prior_share`` and ``pigment_residual``, under the model
-        name "pigment".
-    numbers : (samples, n, c) float16 tensor
-        Samples of the signal space, in the order of `codebooks.stack.slice_order`.
-    loaded : Loaded
-    usable : (x, y, z) bool array
-    frame : (3, 3) tensor
-    """
-
-    maps: MapSet
-    numbers: Tensor
-    loaded: Loaded
-    usable: NDArray[np.bool_]
-    frame: Tensor
-
-    def __getitem__(self, name: str) -> Map:
-        return self.maps[name]
-
-    def signal(self, acquisition: Acquisition, which: int | None = None) -> NDArray[np.float32]:
-        """Noise-free signal of any acquisition up to b = 3200, relative to b = 0: (x, y, z, m).
-
-        Parameters
-        ----------
-        acquisition : Acquisition
-            m volumes.
-        which : int, optional
-            Of the samples; their mean if left out.
-        """
-        design, offset, _ = self.loaded.space.design(acquisition, self.frame)
-        z = self.numbers.float().mean(0) if which is None else self.numbers[which].float()
-        values = (z @ design.float().T + offset.float()).clamp(0, 1)
-        out = np.zeros((self.usable.size, len(acquisition)), np.float32)
-        out[slice_order(self.usable)] = values.numpy()
-        return out.reshape(*self.usable.shape, -1)
-
-    def save(self, folder: str | Path, **options: Any) -> Path:
-        """Write the maps; see `MapSet.save`."""
-        return self.maps.save(folder, **options)
-
-
 def pigment(
     scan: Scan,
-    models: Sequence[str] = ("dti", "dki", "noddi"),
+    models: str | Sequence[str] = ("dti", "dki", "noddi"),
     *,
     preset: str = "standard",
     samples: int | None = None,
@@ -139,8 +91,8 @@ def pigment(
     ----------
     scan : Scan
         Of any protocol with a b0 and a weighted volume.
-    models : sequence of str
-        Whose metrics are wanted.
+    models : str or sequence of str
+        Whose metrics are wanted; "all" for all that the network knows.
     preset : str
         "fast", "standard" or "best", see `PRESETS`.
     samples, adapt : int, optional
@@ -167,7 +119,13 @@ def pigment(
     device = choose_device(device)
     loaded = open_codebook(weights)
     wanted = _wanted(loaded, models)
-    report = progress or (lambda share, text: None)
+
+    def report(share: float, text: str) -> None:
+        if progress is not None:
+            progress(share, text)
+        if cancelled is not None and cancelled():
+            raise Cancelled("Stopped; nothing was written.")
+
     report(0.0, "Reading")
     scan, usable = with_usable(scan)
     run = _Run(Stack(scan, usable, loaded.space), loaded, device, work, seed)
@@ -181,8 +139,6 @@ def pigment(
         for k in in_threads(stage, range(slices), device):
             share = (done + cost * (k + 1) / slices) / total
             report(share, f"{text}: slice {k + 1} of {slices}")
-            if cancelled is not None and cancelled():
-                raise Cancelled("Stopped; nothing was written.")
         done += cost
         if stage == run.look:
             run.calibrate()
@@ -205,9 +161,11 @@ def _settings(preset: str, samples: int | None, adapt: int | None) -> Preset:
     return chosen
 
 
-def _wanted(loaded: Loaded, models: Sequence[str]) -> list[int]:
+def _wanted(loaded: Loaded, models: str | Sequence[str]) -> list[int]:
     """Columns of the network's metrics that belong to some models."""
     known = {m.name for name in loaded.scale.metrics if (m := owner(name)) is not None}
+    if isinstance(models, str):
+        models = sorted(known) if models.strip().lower() == "all" else [models]
     fix = f"Choose from: {', '.join(sorted(known))}."
     for name in models:
         if name not in known:
