@@ -51,9 +51,9 @@ def pigment(
     models: Annotated[
         str, typer.Option(help="Models whose metrics are wanted, separated by commas.")
     ] = "dti,dki,noddi",
-    preset: Annotated[PresetName, typer.Option(help="How much work is done.")] = (
-        PresetName.standard
-    ),
+    preset: Annotated[
+        PresetName, typer.Option(help="How much work is done: fast, standard or best.")
+    ] = (PresetName.standard),
     samples: Annotated[
         int | None, typer.Option(help="Samples of what the tissue may be.", min=1)
     ] = None,

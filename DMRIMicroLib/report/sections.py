@@ -14,9 +14,12 @@ from ..scan import Scan
 from . import pictures
 from .figures import to_png
 from .flags import WORTH_A_PICTURE, answers, counts, good_voxels, unused_said, voxels_said
-from .words import number, scale, share
+from .words import number, sampling, scale, share
 
-METHODS = {"codebook": "Microstructure codebook (trained network)"}
+METHODS = {
+    "codebook": "Microstructure codebook (trained network)",
+    "pigment": "PIGMENT-style fit (samples under a learned prior)",
+}
 """Titles of methods that are no models."""
 
 
@@ -56,6 +59,8 @@ class Section:
     name, title : str
     notes : list of str
         What the user must know of its maps.
+    how : list of str
+        How its maps were made, where that says how far to trust them.
     voxels : list of str
         How many are good, and what is with the others.
     good : str
@@ -72,6 +77,7 @@ class Section:
     name: str
     title: str
     notes: list[str]
+    how: list[str]
     voxels: list[str]
     good: str
     maps: list[MapEntry]
@@ -107,6 +113,7 @@ def _section(maps: MapSet, model: str) -> Section:
         name=model,
         title=MODELS[model].title if model in MODELS else METHODS.get(model, model),
         notes=[n.removeprefix(start) for n in made.get("notes", ()) if n.startswith(start)],
+        how=sampling(made),
         voxels=voxels_said(maps, model),
         good=share(found[Flag.GOOD], answers(found)),
         maps=[_entry(item, maps, made.get("prior_driven", {})) for item in scalars],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -56,3 +58,48 @@ def share(part: int, whole: int) -> str:
     if 99.9 < percent < 100:
         return "> 99.9 %"
     return f"{percent:.1f} %"
+
+
+def sampling(made: Mapping[str, Any]) -> list[str]:
+    """Say of maps from samples of a posterior how many there were, and what the prior did.
+
+    Parameters
+    ----------
+    made : mapping
+        Provenance of a method; those without samples say nothing.
+    """
+    if "samples" not in made:
+        return []
+    count = made["samples"]
+    said = [
+        f"Means over {count} samples of what the tissue may be."
+        if count > 1
+        else "One sample of what the tissue may be: its standard deviations are the network's own."
+    ]
+    said.append(_adaptation(made.get("adapted", {})))
+    if "prior_share" in made:
+        said.append(
+            "Share of the prior in the answer, mean over voxels: "
+            f"{100 * made['prior_share']:.0f} % (0 %: this scan alone tells it; 100 %: it is what "
+            "tissue usually looks like)."
+        )
+    return said
+
+
+def _adaptation(adapted: Mapping[str, Any]) -> str:
+    """Say whether a prior learned from the scan, and by how much that helped."""
+    course = adapted.get("unlikeliness") or []
+    if not adapted.get("steps"):
+        return "The prior was not adapted to this scan."
+    if not course:
+        return "The scan has too few voxels to adapt the prior to it."
+    gain = course[0] - min(course)
+    if not gain > 0:
+        return (
+            "Learning from this scan made voxels that were left out no more likely: the prior "
+            "stayed as it was."
+        )
+    return (
+        "The prior was adapted to this scan: the log-likelihood of voxels that were left out rose "
+        f"by {number(gain)} a voxel."
+    )
