@@ -1,6 +1,9 @@
-"""What was asked of the codebook on sparse real data, and whether it holds; and a table."""
+"""What was asked of a network on sparse real data, and whether it holds; and a table."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import _scores
 import _sparse
@@ -9,8 +12,6 @@ import numpy as np
 BAR = ("P3+6", "P6+6", "P6+15")
 """Protocols of the bar."""
 ASKED = ("FA", "NDI", "ODI", "MK")
-OVER_PEERS, OVER_CAREFUL = 0.5, 0.8
-"""NMSE at most this share of dipy's or AMICO's, and of our own careful fit's."""
 LEAST_R = {"NDI": 0.80, "ODI": 0.85}
 """With six directions of b = 1000 alone, where NODDI cannot be fitted."""
 DENSE_R = 0.95
@@ -24,34 +25,74 @@ STAND_IN = {"MK": ("MK", "MK_iso"), "peers MK": ("MK", "MSK")}
 VOLUMES, OF_LOWER = (90, 30), ("FA", "MD")
 """Weighted volumes of the scan, those with b = 1000, and metrics that come from these alone."""
 
+NETWORKS = ("codebook", "pigment")
+"""Beginnings of the names of methods that are no baselines."""
+
 PAIRED = ("FA", "MD", "MK", "NDI", "ODI")
 COLUMNS = ("FA", "MD", "MK", "MK_iso", "MSK", "NDI", "ODI")
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What is asked of a method.
+
+    Attributes
+    ----------
+    label : str
+        What the file calls it.
+    protocols : tuple of str
+        Of the bar.
+    over_peers, over_careful : mapping of metric to share
+        NMSE at most this share of dipy's or AMICO's, and of our own careful fit's.
+    aim : tuple of str
+        Metrics whose error on the first of `AIM` is to be the conventional one on the second.
+    """
+
+    label: str = "codebook"
+    protocols: tuple[str, ...] = BAR
+    over_peers: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(ASKED, 0.5))
+    over_careful: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(ASKED, 0.8))
+    aim: tuple[str, ...] = ASKED
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All that something is asked of."""
+        return tuple(dict.fromkeys((*self.over_peers, *self.over_careful)))
+
+
+CODEBOOK = Demands()
 
 
 def verdict(raw: dict, name: str, floor: dict) -> dict:
     """Hold one codebook against what was asked; `holds` puts together what does and what not."""
     others = [p for p in _sparse.PROTOCOLS if p not in BAR]
     out = {
-        "bar": {p: _bar(raw, name, p, floor) for p in BAR},
-        "other protocols, not asked": {p: _bar(raw, name, p, floor) for p in others},
-        "held out": {p: _held_out(raw, name, p) for p in raw if p != "all"},
-        "one shell": _correlations(raw, name, "P6", LEAST_R),
-        "all volumes": _correlations(raw, name, "all", dict.fromkeys(ASKED, DENSE_R)),
-        "aim": _aim(raw, name),
-        "wilcoxon, NMSE against the rest": _paired(raw, name),
+        "bar": {p: bar(raw, name, p, floor) for p in BAR},
+        "other protocols, not asked": {p: bar(raw, name, p, floor) for p in others},
+        "held out": {p: held_out(raw, name, p) for p in raw if p != "all"},
+        "one shell": correlations(raw, name, "P6", LEAST_R),
+        "all volumes": correlations(raw, name, "all", dict.fromkeys(ASKED, DENSE_R)),
+        "aim": aim(raw, name),
+        "wilcoxon, NMSE against the rest": paired(raw, name),
     }
-    return {"holds": _together(out)} | out
+    parts = by_kind(out["bar"])
+    parts["held out"] = {p: out["held out"][p] for p in BAR if p in out["held out"]}
+    parts |= {key: out[key] for key in ("one shell", "all volumes", "aim")}
+    return {"holds": together(parts)} | out
 
 
-def _together(told: dict) -> dict:
-    """Tell of every demand whether it holds, how often, and where it does not."""
+def by_kind(told: dict) -> dict:
+    """Put what `bar` says of some protocols in the order of references."""
     parts: dict = {"NMSE, rest": {}, "NMSE, dense": {}}
-    for protocol, metrics in told["bar"].items():
+    for protocol, metrics in told.items():
         for metric, kinds in metrics.items():
             for kind, entry in kinds.items():
                 parts[f"NMSE, {kind}"][f"{protocol} {metric}"] = entry
-    parts["held out"] = {p: told["held out"][p] for p in BAR if p in told["held out"]}
-    parts |= {key: told[key] for key in ("one shell", "all volumes", "aim")}
+    return parts
+
+
+def together(parts: dict) -> dict:
+    """Tell of every demand whether it holds, how often, and where it does not."""
     out = {}
     for key, entries in parts.items():
         lost = [k for k, entry in entries.items() if not entry["holds"]]
@@ -78,9 +119,10 @@ def lowest(raw: dict, protocol: str, method: str, reference: str, metric: str) -
     return {"NMSE": min(found)[0], "metric": min(found)[1]} if found else None
 
 
-def _bar(raw: dict, name: str, protocol: str, floor: dict) -> dict:
+def bar(raw: dict, name: str, protocol: str, floor: dict, asked: Demands = CODEBOOK) -> dict:
+    """NMSE of a method beside those of fits: metric -> reference -> numbers, and `holds`."""
     out: dict = {}
-    for metric in ASKED:
+    for metric in asked.metrics:
         for kind in ("rest", "dense"):
             mine = mean(raw, protocol, name, f"{kind}, ours", f"{metric} tissue")
             peer = lowest(raw, protocol, "peers", f"{kind}, peers", metric)
@@ -90,8 +132,8 @@ def _bar(raw: dict, name: str, protocol: str, floor: dict) -> dict:
             noise = _noise(floor, protocol, metric) if kind == "rest" else 0.0
             net = (mine - noise) / max(careful["NMSE"] - noise, 1e-9)
             entry = {
-                "codebook": mine,
-                "codebook, peers' reference": _told(raw, name, protocol, kind, metric),
+                asked.label: mine,
+                f"{asked.label}, peers' reference": _told(raw, name, protocol, kind, metric),
                 "peers, own reference": peer["NMSE"],
                 "careful": careful["NMSE"],
                 "noise of the reference": noise,
@@ -105,7 +147,8 @@ def _bar(raw: dict, name: str, protocol: str, floor: dict) -> dict:
             if metric != "MK":
                 del entry["kurtosis of peers, careful"]
             entry["holds"] = (
-                mine <= OVER_PEERS * peer["NMSE"] and mine <= OVER_CAREFUL * careful["NMSE"]
+                mine <= asked.over_peers.get(metric, np.inf) * peer["NMSE"]
+                and mine <= asked.over_careful.get(metric, np.inf) * careful["NMSE"]
             )
             out.setdefault(metric, {})[kind] = entry
     return out
@@ -125,22 +168,22 @@ def _noise(floor: dict, protocol: str, metric: str) -> float:
 
 
 def _best(raw: dict, name: str, protocol: str, kind: str, metric: str) -> list:
-    """Return the NMSE of the best method that is no codebook, against our reference."""
+    """Return the NMSE of the best baseline, against our reference."""
     found = [
         (entry["NMSE"], method)
         for method in raw[protocol]
-        if not method.startswith("codebook")
+        if not method.startswith(NETWORKS)
         and (entry := lowest(raw, protocol, method, f"{kind}, ours", metric)) is not None
     ]
     return [_scores.short(min(found)[0]), min(found)[1]]
 
 
-def _held_out(raw: dict, name: str, protocol: str) -> dict:
+def held_out(raw: dict, name: str, protocol: str, asked: Demands = CODEBOOK) -> dict:
     """RMSE of the volumes left out, beside every conventional prediction."""
     mine = raw[protocol].get(name, {}).get("held out", {})
     if not mine:
-        return {"codebook": None, "why": "there is no prediction of signals", "holds": False}
-    value = float(np.mean([v[2] for v in mine["codebook"]]))
+        return {asked.label: None, "why": "there is no prediction of signals", "holds": False}
+    value = float(np.mean([v[2] for v in mine[asked.label]]))
     others = {
         f"{method} {model}": float(np.mean([v[2] for v in values]))
         for method in ("peers", "ours")
@@ -150,12 +193,12 @@ def _held_out(raw: dict, name: str, protocol: str) -> dict:
     every = {
         f"{method} {model}": float(np.mean([v[2] for v in values]))
         for method, places in raw[protocol].items()
-        if not method.startswith("codebook")
+        if not method.startswith(NETWORKS)
         for model, values in places.get("held out", {}).items()
     }
     first = min(every, key=every.get)  # type: ignore[arg-type]
     return {
-        "codebook": _scores.short(value),
+        asked.label: _scores.short(value),
         "best conventional": best,
         "its RMSE": _scores.short(others[best]),
         "best of all baselines": [_scores.short(every[first]), first],
@@ -163,7 +206,8 @@ def _held_out(raw: dict, name: str, protocol: str) -> dict:
     }
 
 
-def _correlations(raw: dict, name: str, protocol: str, least: dict[str, float]) -> dict:
+def correlations(raw: dict, name: str, protocol: str, least: dict[str, float]) -> dict:
+    """Hold correlations with the dense maps against the least ones asked for."""
     out = {}
     for metric, bar in least.items():
         r = {
@@ -176,25 +220,26 @@ def _correlations(raw: dict, name: str, protocol: str, least: dict[str, float]) 
     return out
 
 
-def _aim(raw: dict, name: str) -> dict:
+def aim(raw: dict, name: str, asked: Demands = CODEBOOK) -> dict:
+    """Hold the error on few volumes against the conventional one on many."""
     few, many = AIM
     out = {}
-    for metric in ASKED:
+    for metric in asked.aim:
         mine = mean(raw, few, name, "rest, ours", f"{metric} tissue")
         peer = lowest(raw, many, "peers", "rest, peers", metric)
         careful = lowest(raw, many, "ours", "rest, ours", metric)
         if mine is not None and peer and careful:
-            entry: dict = {f"codebook {few}": mine, f"peers {many}": peer["NMSE"]}
+            entry: dict = {f"{asked.label} {few}": mine, f"peers {many}": peer["NMSE"]}
             entry[f"careful {many}"] = careful["NMSE"]
             entry = {k: _scores.short(v) for k, v in entry.items()}
             out[metric] = entry | {"holds": mine <= min(peer["NMSE"], careful["NMSE"])}
     return out
 
 
-def _paired(raw: dict, name: str) -> dict:
+def paired(raw: dict, name: str) -> dict:
     """Wilcoxon over subsets and slices: protocol -> metric -> method -> p, better in k of n.
 
-    dipy and AMICO are held against their own reference, kurtoses as in the bar (`STAND_IN`).
+    dipy and AMICO are held against their own reference, kurtoses as in `bar` (`STAND_IN`).
     """
     out: dict = {}
     for protocol in (p for p in raw if p != "all"):
