@@ -186,7 +186,7 @@ def ddp(results: Results, folder: Path) -> None:
         subprocess.run([sys.executable, *launcher, *words], env=env, check=True)
         with (own / "log.csv").open() as opened:
             rows = list(csv.DictReader(opened))
-        curves[processes] = [[float(row["loss"]), float(row["signal"])] for row in rows]
+        curves[processes] = [[float(row["expected"]), float(row["numbers"])] for row in rows]
         weights[processes] = own / "made.pt"
     results.put("ddp", value=_compared(curves, weights))
 
