@@ -49,7 +49,7 @@ def pigment(
     scan: ScanPath,
     out: MapFolder,
     models: Annotated[
-        str, typer.Option(help="Models whose metrics are wanted, separated by commas.")
+        str, typer.Option(help="Models whose metrics are wanted, separated by commas; or all.")
     ] = "dti,dki,noddi",
     preset: Annotated[
         PresetName, typer.Option(help="How much work is done: fast, standard or best.")

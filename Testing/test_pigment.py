@@ -405,8 +405,10 @@ def test_the_residual_is_1_for_noise_as_told(weights):
 def test_the_same_seed_gives_the_same_maps_and_another_others(weights):
     scan = tissue_scan(SPARSE, 0.03)
     one, again, other = (
-        dm.pigment(scan, "dti", weights=weights, seed=s, adapt=LOOK, **FAST) for s in (3, 3, 4)
+        dm.pigment(scan, "dti, noddi", weights=weights, seed=s, adapt=LOOK, **FAST)
+        for s in (3, 3, 4)
     )
+    assert {"FA", "NDI"} <= set(one.maps)
     for name, item in one.maps.items():
         assert np.array_equal(item.data, again[name].data), name
     assert torch.equal(one.numbers, again.numbers)
@@ -453,6 +455,8 @@ def test_what_cannot_be_done_is_refused_before_the_work(weights):
         dm.pigment(scan, preset="slow", weights=weights)
     with pytest.raises(InputError, match=r"no model 'magic'\. Choose from: dki, dti"):
         dm.pigment(scan, ["dti", "magic"], weights=weights)
+    with pytest.raises(InputError, match="there is no model ''"):
+        dm.pigment(scan, "", weights=weights)
     with pytest.raises(InputError, match="no model was asked for"):
         dm.pigment(scan, [], weights=weights)
     for words in ({"samples": 0}, {"adapt": -1}):

@@ -120,7 +120,7 @@ def test_without_weights_nothing_starts_and_the_fix_is_told(logic, weights, tmp_
     broken.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(InputError, match="cut off: get it anew"):
         logic.startCodebook(scan_node(), weights=str(broken))
-    assert "cut off: get it anew" in logic.codebookOffer(str(broken)).problem
+    assert "cut off: get it anew" in logic.offers(str(broken))["codebook"].problem
     with pytest.raises(TypeError, match="the codebook has no option 'robust'"):
         logic.startCodebook(scan_node(), weights=str(weights), robust=True)
     assert list(temporary.iterdir()) == []

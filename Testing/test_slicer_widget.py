@@ -127,7 +127,7 @@ def boxes(panel):
 def test_every_model_is_listed_with_its_title_and_its_maps(panel):
     from DMRIMicroLib.models import MODELS
 
-    assert list(boxes(panel)) == [*MODELS, "codebook"]
+    assert list(boxes(panel)) == [*MODELS, "codebook", "pigment"]
     assert len(boxes(panel)) >= 9
     for model in MODELS.values():
         said = boxes(panel)[model.name].text()

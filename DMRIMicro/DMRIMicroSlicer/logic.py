@@ -4,6 +4,7 @@
 >>> dwi = logic.importNifti("dwi.nii.gz")                    # doctest: +SKIP
 >>> nodes = logic.fit(dwi, models=("dti",))                  # doctest: +SKIP
 >>> nodes = logic.codebook(dwi, uncertainty=True)            # doctest: +SKIP
+>>> nodes = logic.pigment(dwi, preset="fast")                # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ import numpy as np
 
 from DMRIMicroLib.errors import InputError
 
-from . import attributes, suitability
-from . import codebook as network
+from . import attributes, networks, suitability
 from .job import FitJob
+from .network_verbs import NetworkVerbs
 from .nodes import acquisition_from_node, node_from_scan, scan_from_node
 from .notes import fit_notes, tell
 from .results import show_maps
-from .steps import PREPARATIONS, check_preparations, prepared, shows
+from .steps import PREPARATIONS, prepared, shows
 from .suitability import Suitability
-from .worker import start_codebook, start_fit
+from .worker import start_fit
 
 
-class DMRIMicroLogic:
+class DMRIMicroLogic(NetworkVerbs):
     """Console verbs; names follow Slicer's camelCase."""
 
     def __init__(self) -> None:
@@ -109,90 +110,6 @@ class DMRIMicroLogic:
             on_error=onError,
         )
 
-    def codebook(
-        self,
-        dwiNode,
-        maskNode=None,
-        segmentID: str | None = None,
-        device: str | None = None,
-        progress: Callable[[float, str], None] | None = None,
-        *,
-        uncertainty: bool = False,
-        weights: str = network.NAME,
-        extra: Sequence[str] = (),
-        **preparations,
-    ) -> list:
-        """Estimate all 24 metrics by the codebook in this process and show the maps.
-
-        Parameters
-        ----------
-        dwiNode : vtkMRMLDiffusionWeightedVolumeNode
-            Of any protocol; one b0 volume and one shell are enough.
-        maskNode, segmentID, device, progress
-            As of `fit`.
-        uncertainty : bool
-            Show the standard deviation of every metric, too.
-        weights : str
-            Name of the network's weights, or their .safetensors file.
-        extra : sequence of str
-            Files of metrics that `dmrimicro adapt` made for these weights.
-        **preparations
-            As of `DMRIMicroLib.preprocess.prepare`: denoise="mppca", degibbs=True, noise="pca".
-
-        Returns
-        -------
-        list of vtkMRMLScalarVolumeNode
-            One node a metric, ``"<scan> codebook FA"``, and the residual. Nodes of metrics that
-            this acquisition by itself does not determine have the attribute
-            ``DMRIMicro.prior_driven``, which says what it lacks.
-        """
-        from DMRIMicroLib import codebook as estimate
-
-        check_preparations(preparations)
-        scan = prepared(scan_from_node(dwiNode, maskNode, segmentID), progress, preparations)
-        maps = estimate(scan, weights=weights, extra=extra, device=device, progress=progress)
-        nodes = network.show(maps, scan.name, uncertainty=uncertainty)
-        tell(fit_notes(maps))
-        return nodes
-
-    def startCodebook(
-        self,
-        dwiNode,
-        maskNode=None,
-        segmentID: str | None = None,
-        device: str | None = None,
-        onProgress: Callable[[float, str], None] | None = None,
-        onDone: Callable[[list], None] | None = None,
-        onError: Callable[[str], None] | None = None,
-        onNote: Callable[[str], None] | None = None,
-        *,
-        uncertainty: bool = False,
-        weights: str = network.NAME,
-        extra: Sequence[str] = (),
-        **preparations,
-    ) -> FitJob:
-        """Run the codebook in a child process, as `start` does a fit; options as of `codebook`."""
-        from DMRIMicroLib.weights import verify
-
-        check_preparations(preparations)
-        verify(weights, network.NAME)  # says what to do before any work
-        scan = scan_from_node(dwiNode, maskNode, segmentID)
-        name = scan.name  # the node may be gone when the job ends
-
-        def shown(maps) -> list:
-            return network.show(maps, name, uncertainty=uncertainty)
-
-        return start_codebook(
-            scan,
-            weights,
-            extra,
-            device=device,
-            options=preparations,
-            on_progress=onProgress,
-            on_done=shows(shown, onDone, onError, onNote),
-            on_error=onError,
-        )
-
     def importNifti(
         self,
         path: str,
@@ -238,10 +155,11 @@ class DMRIMicroLogic:
 
         return dict(MODELS)
 
-    def codebookOffer(self, weights: str = "") -> network.Offer:
-        """Say what the codebook gives with these weights, or why it cannot run and what to do."""
-        self._suitability.pop(network.NAME, None)
-        return network.offer(weights)
+    def offers(self, weights: str = "") -> dict[str, networks.Offer]:
+        """Say what codebook and PIGMENT give with these weights, or why not and what to do."""
+        for name in networks.METHODS:
+            self._suitability.pop(name, None)
+        return networks.offers(weights)
 
     def reasonsAgainst(self, model, dwiNode) -> tuple[str, ...]:
         """Say why this scan cannot determine `model`; empty if it can, or without a scan."""
@@ -279,12 +197,12 @@ class DMRIMicroLogic:
 
 
 def _without_scan(model) -> Suitability:
-    return network.suitability(model) if isinstance(model, network.Offer) else Suitability()
+    return networks.suitability(model) if isinstance(model, networks.Offer) else Suitability()
 
 
 def _suitable(model, acquisition, options: Mapping) -> Suitability:
-    if isinstance(model, network.Offer):
-        return network.suitability(model, acquisition)
+    if isinstance(model, networks.Offer):
+        return networks.suitability(model, acquisition)
     return suitability.of_model(model, acquisition, options)
 
 

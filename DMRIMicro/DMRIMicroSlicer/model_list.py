@@ -1,4 +1,4 @@
-"""Check boxes of the models and of the codebook: what each gives, why it cannot be chosen."""
+"""Check boxes of the models and of the network's methods: what each gives, or why it cannot."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class ModelList:
 
 
 def _problem(model) -> str:
-    """Say why the codebook cannot run on any scan; models always can."""
+    """Say why the network cannot run on any scan; models always can."""
     return getattr(model, "problem", "")
 
 

@@ -1,4 +1,4 @@
-"""What comes before and after a fit or the codebook: preparing the signal, showing the maps."""
+"""What comes before and after a fit or the network: preparing the signal, showing the maps."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ PREPARATIONS = ("noise", "denoise", "degibbs")
 """Options that `preprocess.prepare` takes; the others are those of the fit."""
 
 
-def check_preparations(options: Mapping) -> None:
-    """Refuse options of a fit, which the codebook does not have."""
+def check_preparations(called: str, options: Mapping) -> None:
+    """Refuse options of a fit, which a method of the network does not have."""
     if strangers := set(options) - set(PREPARATIONS):
         raise TypeError(
-            f"the codebook has no option {strangers.pop()!r}; there are {', '.join(PREPARATIONS)}"
+            f"{called} has no option {strangers.pop()!r}; there are {', '.join(PREPARATIONS)}"
         )
 
 

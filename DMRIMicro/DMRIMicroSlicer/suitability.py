@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Suitability:
-    """What a scan means for a model, or for the codebook.
+    """What a scan means for a model, or for a method of the network.
 
     Attributes
     ----------

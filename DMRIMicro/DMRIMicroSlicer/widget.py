@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import qt
 import slicer
 import slicer.util
@@ -14,14 +12,17 @@ from slicer.util import VTKObservationMixin
 
 from DMRIMicroLib.errors import DMRIMicroError
 
-from . import codebook, dependencies
+from . import dependencies
 from .acquisition_fields import AcquisitionFields
-from .codebook_fields import CodebookFields
+from .import_button import ImportButton
 from .jobs import JobQueue
 from .logic import DMRIMicroLogic
 from .messages import Messages
 from .model_list import ModelList
+from .network_fields import NetworkFields
 from .parameters import parameters
+from .running import Running
+from .starts import starts
 
 POLL_MS = 100
 
@@ -42,7 +43,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @property
     def job(self):
-        """The fit, or the codebook, that runs; None while nothing does."""
+        """The fit, or the method of the network, that runs; None while nothing does."""
         return self.jobs.current
 
     def setup(self) -> None:
@@ -57,8 +58,10 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._timer.connect("timeout()", self._poll)
         self.list = ModelList(self.ui.modelsFrame, self._on_models)
         self.fields = AcquisitionFields(self.ui, self._on_field)
-        self.codebook = CodebookFields(self.ui, self._on_path)
+        self.network = NetworkFields(self.ui, self._on_path)
         self.messages = Messages(self.ui.logText)
+        self.running = Running(self.ui)
+        self.importing = ImportButton(self.ui, self.logic, self.messages, self._ready)
         self._connect()
         self._fill_models()
         self._restore()
@@ -73,7 +76,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Look again at what is there: packages and nodes may have come meanwhile."""
         if not self.models:
             self._fill_models()
-        self._offer_codebook()
+        self._offer_network()
         self._refresh()
 
     def _connect(self) -> None:
@@ -83,7 +86,6 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.allButton.connect("clicked()", self.onAll)
         ui.uncertaintyCheck.connect("toggled(bool)", self._on_switch)
         ui.robustCheck.connect("toggled(bool)", self._on_switch)
-        ui.importButton.connect("clicked()", self.onImport)
         ui.applyButton.connect("clicked()", self.onApply)
         ui.cancelButton.connect("clicked()", self.onCancel)
         scene = slicer.mrmlScene
@@ -93,34 +95,13 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # What the user does
 
-    def onImport(self) -> None:
-        """Load NIfTI, bval and bvec as a diffusion volume and select it."""
-        ui = self.ui
-        if not ui.niftiPath.currentPath:
-            self.messages.fail(_("Choose a NIfTI file first."))
-            return
-        try:
-            if not self._ready():
-                return
-            node = self.logic.importNifti(
-                ui.niftiPath.currentPath,
-                ui.bvalPath.currentPath,
-                ui.bvecPath.currentPath,
-                onNote=self.messages.note,
-            )
-        except Exception as error:
-            self.messages.error(error)
-            return
-        ui.dwiSelector.setCurrentNode(node)
-        self.messages.log(_("Imported '{name}'.").format(name=node.GetName()))
-
     def onAll(self) -> None:
         """Choose every model that the scan allows."""
         self.list.check(self.list.possible())
         self._on_models()
 
     def onApply(self) -> None:
-        """Start the fit in its own process, and the codebook when it has ended."""
+        """Start the fit in its own process, and the network when it has ended."""
         if self.job is not None:
             return
         try:
@@ -137,7 +118,13 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.messages.error(error)
             return
         self._added = False
-        self.jobs.run(self._starts())
+        heard = {
+            "onProgress": self.running.tell,
+            "onDone": self._on_done,
+            "onError": self.messages.fail,
+            "onNote": self.messages.note,
+        }
+        self.jobs.run(starts(self.logic, self.ui, self.list.chosen(), self.network, heard))
         if self.job is not None:
             self._show_running(True)
             self._timer.start()
@@ -153,26 +140,6 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             )
             self._show_running(False)
 
-    def _starts(self) -> list:
-        """Return what starts each job that the user has chosen, with the choices of now."""
-        ui, chosen = self.ui, self.list.chosen()
-        node, starts = ui.dwiSelector.currentNode(), []
-        common = {
-            "maskNode": ui.maskSelector.currentNode(),
-            "uncertainty": ui.uncertaintyCheck.isChecked(),
-            "onProgress": self._on_progress,
-            "onDone": self._on_done,
-            "onError": self.messages.fail,
-            "onNote": self.messages.note,
-        }
-        if models := [name for name in chosen if name != codebook.NAME]:
-            robust = ui.robustCheck.isChecked()
-            starts.append(partial(self.logic.start, node, models, robust=robust, **common))
-        if codebook.NAME in chosen:
-            files = self.codebook.options()
-            starts.append(partial(self.logic.startCodebook, node, **files, **common))
-        return starts
-
     # What happens
 
     def _poll(self) -> None:
@@ -180,10 +147,6 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._show_running(self.job is not None)
             if self.job is None:
                 self._timer.stop()
-
-    def _on_progress(self, fraction: float, text: str) -> None:
-        self.ui.progressBar.setValue(round(100 * fraction))
-        self.ui.statusLabel.setText(text)
 
     def _on_done(self, nodes: list) -> None:
         self._added = True
@@ -223,7 +186,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _on_path(self, name: str, path: str) -> None:
         if self._parameters is not None:
             setattr(self._parameters, name, path)
-            self._offer_codebook()
+            self._offer_network()
             self._refresh()
 
     def _on_field(self, name: str, value: float | None) -> None:
@@ -249,14 +212,14 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.messages.log(
                 _("Python packages are missing ({error}): press Install.").format(error=error)
             )
-        self._offer_codebook()
+        self._offer_network()
         self.ui.allButton.setVisible(bool(self.models))
         self.ui.applyButton.setText(_("Apply") if self.models else _("Install Python packages"))
 
-    def _offer_codebook(self) -> None:
-        """List the models, and the codebook with what is known of its weights now."""
+    def _offer_network(self) -> None:
+        """List the models, and the network's methods with what is known of its weights now."""
         if self.models:
-            self.models[codebook.NAME] = self.logic.codebookOffer(self.codebook.weights)
+            self.models |= self.logic.offers(self.network.weights)
         self.list.fill(self.models)
 
     def _restore(self) -> None:
@@ -269,8 +232,8 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         else:
             kept.dwi = self.ui.dwiSelector.currentNode()
         self.ui.maskSelector.setCurrentNode(mask)
-        self.codebook.show(kept)
-        self._offer_codebook()
+        self.network.show(kept)
+        self._offer_network()
         self.list.check(models.split(","))
         self.ui.uncertaintyCheck.setChecked(kept.uncertainty)
         self.ui.robustCheck.setChecked(kept.robust)
@@ -325,19 +288,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return True
 
     def _show_running(self, running: bool) -> None:
-        for widget in (
-            self.ui.dwiSelector,
-            self.ui.maskSelector,
-            self.ui.modelsFrame,
-            self.ui.allButton,
-            self.ui.advancedButton,
-            self.ui.importButton,
-        ):
-            widget.setEnabled(not running)
-        self.ui.cancelButton.setEnabled(running)
-        self.ui.progressBar.setVisible(running)
-        self.ui.progressBar.setValue(0)
-        self.ui.statusLabel.setText(_("Starting ...") if running else "")
+        self.running.show(running)
         self.ui.applyButton.setEnabled(not running and not self._reasons())
 
     def _stop(self) -> None:

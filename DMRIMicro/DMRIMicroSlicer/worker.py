@@ -1,4 +1,4 @@
-"""The worker: `dmrimicro fit` or `codebook` in Slicer's own Python, and what it is told."""
+"""The worker: `dmrimicro fit` or another verb in Slicer's own Python, and what it is told."""
 
 from __future__ import annotations
 
@@ -66,31 +66,28 @@ def start_fit(
     return _start("fit", scan, [*words, *switches(options or {})], device, callbacks)
 
 
-def start_codebook(
+def start_network(
+    verb: str,
     scan,
-    weights: str,
-    extra: Sequence[str] = (),
+    words: Sequence[str],
     *,
     device: str | None = None,
     options: Mapping | None = None,
     **callbacks,
 ) -> FitJob:
-    """Run the codebook on a scan in a child process; see `start_fit`.
+    """Run a method of the network on a scan in a child process; see `start_fit`.
 
     Parameters
     ----------
+    verb : str
+        Of the command line.
     scan : Scan
-    weights : str
-        Name or file.
-    extra : sequence of str
-        Files of metrics that `adapt` made.
+    words : sequence of str
+        Of its own.
     device, options, **callbacks
         As of `start_fit`; of the options those of `preprocess.prepare`.
     """
-    words = ["--weights", str(weights)]
-    for file in extra:
-        words += ["--extra", str(file)]
-    return _start("codebook", scan, [*words, *switches(options or {})], device, callbacks)
+    return _start(verb, scan, [*words, *switches(options or {})], device, callbacks)
 
 
 def _start(verb: str, scan, words: Sequence[str], device: str | None, callbacks: Mapping) -> FitJob:

@@ -92,7 +92,7 @@ def pigment(
     scan : Scan
         Of any protocol with a b0 and a weighted volume.
     models : str or sequence of str
-        Whose metrics are wanted; "all" for all that the network knows.
+        Whose metrics are wanted, "dti,noddi" is two; "all" for all that the network knows.
     preset : str
         "fast", "standard" or "best", see `PRESETS`.
     samples, adapt : int, optional
@@ -165,7 +165,9 @@ def _wanted(loaded: Loaded, models: str | Sequence[str]) -> list[int]:
     """Columns of the network's metrics that belong to some models."""
     known = {m.name for name in loaded.scale.metrics if (m := owner(name)) is not None}
     if isinstance(models, str):
-        models = sorted(known) if models.strip().lower() == "all" else [models]
+        models = [name.strip() for name in models.split(",")]
+    if list(models) == ["all"]:
+        models = sorted(known)
     fix = f"Choose from: {', '.join(sorted(known))}."
     for name in models:
         if name not in known:

@@ -1,13 +1,13 @@
-"""Fields for the codebook's files: weights, and a metric of the user's own."""
+"""Fields for the network's files: weights, and a metric of the user's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from .codebook import NAME
+from .networks import WEIGHTS
 
 
-class CodebookFields:
+class NetworkFields:
     """The two path fields, and the parameters that keep them in the scene.
 
     Parameters
@@ -35,7 +35,13 @@ class CodebookFields:
         """Path of the weights; empty for those that come with the library."""
         return self._fields["weights"].currentPath
 
-    def options(self) -> dict:
-        """Return what `startCodebook` takes of them."""
+    @property
+    def weights_name(self) -> str:
+        """Path or name of the weights, as the logic takes it."""
+        return self.weights or WEIGHTS
+
+    @property
+    def extra(self) -> list[str]:
+        """Files of the codebook's further metrics."""
         extra = self._fields["extra"].currentPath
-        return {"weights": self.weights or NAME, "extra": [extra] if extra else []}
+        return [extra] if extra else []
