@@ -81,6 +81,10 @@ def train_codebook(
     without: Annotated[
         str, typer.Option(help="Metrics that are not learned, separated by commas.")
     ] = "",
+    prior: Annotated[
+        str,
+        typer.Option(help="Weights whose prior is kept: only how metrics are read is learned."),
+    ] = "",
     version: Version = "1.0.0",
     pool_only: PoolOnly = False,
     threads: Threads = None,
@@ -88,7 +92,7 @@ def train_codebook(
 ) -> None:
     """Train the codebook; the same command takes up a training that was stopped."""
     left_out = tuple(name.strip() for name in without.split(",") if name.strip())
-    given = {"slices": slices, "steps": steps, "seed": seed, "without": left_out}
+    given = {"slices": slices, "steps": steps, "seed": seed, "without": left_out, "prior": prior}
     recipe = recipe_of("codebook", preset.value, given, anatomies, out, version)
     make(recipe, out, pool, workers, heads(anatomies), version, pool_only, threads, progress)
 
@@ -130,6 +134,7 @@ def recipe_of(
     recipe = read_recipe(preset, name)
     names = tuple(sorted(Path(head).stem for head in heads(anatomies)))
     changes = {"seed": given["seed"], "without": given["without"], "anatomies": names}
+    changes["prior"] = given.get("prior", "")
     if given["slices"] is not None:
         changes["slices"] = given["slices"]
     if given["steps"] is not None:

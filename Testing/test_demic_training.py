@@ -24,6 +24,7 @@ from DMRIMicroLib.training import head
 from DMRIMicroLib.training.codebook import prior_loss, scale_of
 from DMRIMicroLib.training.demic import demic_loss, two_shells
 from DMRIMicroLib.training.examples import ExampleConfig, _protocol, examples
+from DMRIMicroLib.training.head import HEAD
 from DMRIMicroLib.training.loop import Training, train
 from DMRIMicroLib.training.mapped import find_space, map_slices
 from DMRIMicroLib.training.pool import METRICS
@@ -210,3 +211,27 @@ def test_metrics_can_be_left_out_of_a_training(slices, tmp_path):
     assert loaded.scale.centre[loaded.scale.metrics.index("NDI")] == whole.centre[at]
     with pytest.raises(InputError, match="there is no metric soul"):
         replace(recipe, without=("soul",)).metrics()
+
+
+def test_a_prior_that_is_there_is_kept_and_only_the_head_is_taught(slices, tmp_path):
+    sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}
+    recipe = replace(
+        read_recipe("cpu"), network=sizes, training=SHORT, settle=1, calibrate=1,
+        examples={"edge": 16}, head=(6, 2, 1),
+    )  # fmt: skip
+    first = train_codebook(recipe, slices, tmp_path / "first", workers=0)
+    file = str(first.with_suffix(".safetensors"))
+    second = replace(recipe, prior=file, without=("MK",), seed=1)
+    card = train_codebook(second, slices, tmp_path / "second", workers=0)
+    assert str(tmp_path) not in card.read_text()
+    one, other = (open_codebook(c.with_suffix(".safetensors")) for c in (first, card))
+    assert one.space.told() == other.space.told()
+    assert "MK" not in other.scale.metrics
+    before, after = (v.network.state_dict() for v in (one, other))
+    kept = [k for k in before if k.split(".")[0] not in HEAD]
+    assert kept
+    assert all(torch.equal(before[k], after[k]) for k in kept)
+    assert not torch.equal(before["head.0.weight"], after["head.0.weight"])
+    larger = replace(second, network={**sizes, "width": 2 * sizes["width"]})
+    with pytest.raises(InputError, match="another size"):
+        train_codebook(larger, slices, tmp_path / "third", workers=0)

@@ -19,11 +19,13 @@ from ..codebooks.scale import Scale
 from ..codebooks.standard import settle
 from ..errors import Cancelled, InputError
 from ..files import staged
+from ..signals.space import Space
 from ..version import __version__
-from ..weights import Card, save
+from ..weights import Card, load, save
 from ..weights.store import LARGEST
 from .codebook import columns_of, example_stream, scale_of
 from .examples import Example, ExampleConfig
+from .head import HEAD
 from .mapped import find_space, map_slices
 from .pool import METRICS
 from .tasks import TASKS
@@ -81,6 +83,8 @@ class Recipe:
         Of the network, one of `TASKS`.
     head : (int, int, int)
         Steps of what reads metrics off the signal space, see `head.teach_head`.
+    prior : str
+        Weights whose prior is taken as it is, so that only the head is taught.
     """
 
     preset: str
@@ -96,6 +100,7 @@ class Recipe:
     without: tuple[str, ...] = ()
     kind: str = "codebook"
     head: tuple[int, int, int] = (0, 0, 0)
+    prior: str = ""
 
     def told(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -188,29 +193,31 @@ def train_codebook(
     training = loop.Training(**recipe.training)
     if training.accelerator == "cuda" and not torch.cuda.is_available():
         raise InputError("there is no CUDA device", "Train with --preset cpu.")
+    task = TASKS[recipe.kind]
     _begin(recipe, folder)
-    space = find_space(recipe.split(files)[0])
+    given = Given.of(recipe.prior, task.build(recipe)) if recipe.prior else None
+    space = given.space if given else find_space(recipe.split(files)[0])
     mapped = map_slices(files, folder / MAPPED, space, progress)
     known, held_out = recipe.split(mapped)
-    task = TASKS[recipe.kind]
     config = task.examples(replace(ExampleConfig(), **recipe.examples))
     scale = scale_of(known[:: -(-len(known) // SCALED)], recipe.metrics())
     torch.manual_seed(recipe.seed)
-    network = task.build(recipe)
+    network = given.network if given else task.build(recipe)
     stream = example_stream(known, space, recipe.seed, config, workers)
-    if not (folder / loop.CHECKPOINT).exists():
-        progress(0.0, "Looking at examples")
-        settle(network, [example.tokens for example in islice(stream(0), recipe.settle)])
-    stopped = [False]
+    if not given:
+        if not (folder / loop.CHECKPOINT).exists():
+            progress(0.0, "Looking at examples")
+            settle(network, [example.tokens for example in islice(stream(0), recipe.settle)])
+        stopped = [False]
 
-    def asked() -> bool:
-        stopped[0] = stopped[0] or cancelled()
-        return stopped[0]
+        def asked() -> bool:
+            stopped[0] = stopped[0] or cancelled()
+            return stopped[0]
 
-    loss = task.loss(scale)
-    network = loop.train(network, stream, loss, training, folder, progress, asked)
-    if stopped[0]:
-        raise Cancelled("Stopped; the same command goes on from the last checkpoint.")
+        loss = task.loss(scale)
+        network = loop.train(network, stream, loss, training, folder, progress, asked)
+        if stopped[0]:
+            raise Cancelled("Stopped; the same command goes on from the last checkpoint.")
     later = example_stream(known, space, recipe.seed + LATER, config, workers)(0)
     progress(1.0, "Learning to read metrics")
     taught = task.finish(
@@ -224,9 +231,11 @@ def train_codebook(
     )
     progress(1.0, "Calibrating")
     network = network.cpu().eval()
-    fresh = example_stream(held_out, space, recipe.seed + CALIBRATION, config, workers)(0)
+    plain = replace(config, strange=0.0, state=0.0)
+    fresh = example_stream(held_out, space, recipe.seed + CALIBRATION, plain, workers)(0)
     factors, correlations = calibrate(network, scale, islice(fresh, recipe.calibrate))
     data = {"metrics": scale.metrics, "centre": scale.centre, "spread": scale.spread}
+    told = recipe.told() | {"prior": Path(recipe.prior).stem}
     card = Card(
         recipe.kind,
         version,
@@ -234,10 +243,35 @@ def train_codebook(
         network.arguments(),
         about=task.about,
         data=data | {"calibration": factors, "space": space.told()},
-        training={"software": f"DMRIMicro {__version__}", "recipe": recipe.told(), "head": taught},
+        training={"software": f"DMRIMicro {__version__}", "recipe": told, "head": taught},
         metrics={"correlation on slices held out of the training": correlations},
     )
     return save(small(network.state_dict()), card, folder)
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A network whose prior comes from weights that are there, and the space of those.
+
+    What reads metrics is as in a new network: a prior does not depend on the metrics.
+    """
+
+    network: nn.Module
+    space: Space
+
+    @classmethod
+    def of(cls, weights: str, network: nn.Module) -> Given:
+        """Read them; see `weights.load` for what is refused."""
+        tensors, card = load(weights, "codebook")
+        own = network.state_dict()
+        prior = {k: v for k, v in tensors.items() if k.split(".")[0] not in HEAD}
+        other = [k for k, v in prior.items() if k not in own or own[k].shape != v.shape]
+        if other:
+            raise InputError(
+                f"its prior is of another size ({other[0]})", "Give the same preset.", file=weights
+            )
+        network.load_state_dict({**own, **prior})
+        return cls(network, Space.read(card.data["space"]))
 
 
 def small(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
