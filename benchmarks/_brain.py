@@ -43,16 +43,26 @@ class Told:
     sd: np.ndarray | None = None
 
 
+Fields = tuple[tuple[float, float], ...]
+
 Method = Callable[[object, str], "dict[str, Told]"]
 """From a scan and its name to what is said of each metric that it can tell."""
 
 
-def slices(count: int, anatomies: str = "all", cache: Path = CACHE) -> list[Path]:
-    """Make what is missing of the slices, one a subject; return their files."""
+def slices(
+    count: int, anatomies: str = "all", cache: Path = CACHE, fields: Fields | None = None
+) -> list[Path]:
+    """Make what is missing of the slices, one a subject; return their files.
+
+    `fields` are field strengths [T] with weights, in place of the training's.
+    """
     from DMRIMicroLib.cli_train import heads
+    from DMRIMicroLib.training.pool import PoolConfig
     from DMRIMicroLib.training.slices import make_pool_side_by_side
 
-    return make_pool_side_by_side(cache / "slices", heads(anatomies), count, SEED, 1)
+    own = PoolConfig() if fields is None else replace(PoolConfig(), fields=fields)
+    names = "slices" if fields is None else "slices at " + " ".join(f"{t:g} T" for t, _ in fields)
+    return make_pool_side_by_side(cache / names, heads(anatomies), count, SEED, 1, config=own)
 
 
 def sparse_protocol(number: int):
@@ -165,14 +175,34 @@ def some(scan, count: int):
     return scan.with_measured_noise(scan.noise).with_mask(mask)
 
 
-def kept_fits(voxels: int, cache: Path = CACHE) -> Method:
-    """Return the conventional fits of so many voxels of a slice as a method; answers are kept."""
+def after_mppca(scan) -> object:
+    """Denoise a scan before it is fitted; None where MP-PCA cannot."""
+    from DMRIMicroLib.errors import InputError
+    from DMRIMicroLib.preprocess import denoise
+
+    try:
+        return denoise(scan, "mppca")
+    except InputError:
+        return None
+
+
+def kept_fits(
+    voxels: int,
+    cache: Path = CACHE,
+    prepare: Callable[[object], object] | None = None,
+    label: str = "fits",
+) -> Method:
+    """Return the conventional fits of so many voxels of a slice as a method; answers are kept.
+
+    `prepare` is what is done to the scan before, under a `label` of its own.
+    """
 
     def work(scan, name: str) -> dict[str, Told]:
         told = f"{scan.acquisition.digest[:12]} {scan.fingerprint[:12]}"
-        file = cache / f"fits of {voxels}" / f"{name} {told}.npz"
+        file = cache / f"{label} of {voxels}" / f"{name} {told}.npz"
         if not file.exists():
-            found = conventional(some(scan, voxels))
+            ready = scan if prepare is None else prepare(scan)
+            found = {} if ready is None else conventional(some(ready, voxels))
             file.parent.mkdir(parents=True, exist_ok=True)
             arrays = {f"{k} value": v.value for k, v in found.items()}
             arrays |= {f"{k} answered": v.answered for k, v in found.items()}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 
 import _baselines
+import _sparse
 import numpy as np
 from _networks import in_mask
 from _sparse import Fitted
@@ -37,19 +40,46 @@ def settings(work):
     return PRESETS[work] if isinstance(work, str) else work
 
 
-def under_test(weights: str, work="standard", seconds: list[float] | None = None) -> Callable:
-    """Return PIGMENT as a method of the sparse scan; how long it takes is added to `seconds`."""
+def under_test(weights: str, work="standard") -> Callable:
+    """Return PIGMENT as a method of the sparse scan."""
 
     def run(scan) -> Fitted:
-        start = time.perf_counter()
         found = estimated(scan, weights, work)
-        if seconds is not None:
-            seconds.append(time.perf_counter() - start)
         maps = in_mask(found.maps, scan)
         maps["V1"] = of_tensors(found.tensors()[scan.mask])["V1"]
         return Fitted(maps, {LABEL: lambda asked: found.signal(asked)[scan.mask]})
 
     return run
+
+
+def side_by_side(work: Callable, asked: Iterable[tuple], workers: int) -> dict:
+    """Call a function of a module with each tuple, in several processes of one thread each.
+
+    Every tuple gets its answer and the seconds that it took.
+    """
+    asked = list(dict.fromkeys(asked))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_alone) as pool:
+        return dict(zip(asked, pool.map(_timed, [work] * len(asked), asked), strict=True))
+
+
+def _alone() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _timed(work: Callable, asked: tuple) -> tuple:
+    start = time.perf_counter()
+    found = work(*asked)
+    return found, time.perf_counter() - start
+
+
+def on_sparse(weights: str, work, job: str) -> dict:
+    """Answer a fit of the sparse scan."""
+    found = _sparse.run("", under_test(weights, work), job, keep=False)
+    assert found is not None
+    return found
 
 
 def of_tensors(tensors: np.ndarray) -> dict[str, np.ndarray]:

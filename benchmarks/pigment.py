@@ -14,15 +14,14 @@ noise-free signal at b = 1000; the volumes left out are predicted by the mean of
 
 `--weights` names the file of both networks, `--preset` that of PIGMENT. `--parts` takes one of the
 two parts and leaves the other's results as they are; `--protocols`, `--subsets` and
-`--ablation-subsets` take less, to try things; `--name` is that of the file. On two quiet cores:
-20 minutes.
+`--ablation-subsets` take less or more (codebook.py has five subsets), `--workers` tells how many
+processes of one thread there are, `--name` is that of the file. On two quiet cores: 20 minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
 from functools import partial
 
 import _pigment
@@ -64,7 +63,7 @@ DENSE = Demands(_pigment.LABEL, ("P15+15",), EQUAL, EQUAL)
 """No worse than conventional fits where these do well."""
 
 ABLATION = "P6+6"
-ABLATION_SUBSETS = 2
+SUBSETS, ABLATION_SUBSETS = 3, 1
 NOT_ADAPTED = 0
 
 PARTS = ("bar", "ablation")
@@ -136,34 +135,21 @@ def variants(preset: str) -> dict:
     out = {"pigment, not adapted": plain, "pigment": own}
     out |= {f"{n} steps of adaptation": replace(own, adapt=n) for n in (20, 200)}
     out |= {f"{n} levels, not adapted": replace(plain, steps=n) for n in (2, 4, 16)}
-    return out | {f"{n} samples, not adapted": replace(plain, samples=n) for n in (1, 2, 8, 16)}
+    return out | {f"{n} samples, not adapted": replace(plain, samples=n) for n in (1, 2, 8)}
 
 
-def timed(work: Callable, seconds: list[float]) -> Callable:
-    """Return a method whose time is added to a list."""
-    import time
-
-    def run(scan):
-        start = time.perf_counter()
-        found = work(scan)
-        seconds.append(time.perf_counter() - start)
-        return found
-
-    return run
-
-
-def ablation(weights: str, preset: str, regions: dict, subsets: int) -> dict:
+def ablation(weights: str, preset: str, regions: dict, subsets: int, workers: int) -> dict:
     """NMSE in tissue, RMSE of the volumes left out, and seconds, of every variant on P6+6."""
-    clocks: dict[str, list[float]] = {}
-    methods = {
+    chosen = variants(preset)
+    jobs = [f"{ABLATION} {k}" for k in range(subsets)]
+    asked = [(weights, work, job) for work in chosen.values() for job in jobs]
+    done = _pigment.side_by_side(_pigment.on_sparse, asked, workers)
+    methods: dict[str, real.Answers] = {
         "no prior": partial(real.found, "ours"),
         "gaussian prior": real.by_gaussian(weights),
-        "codebook": real.anew(timed(under_test(weights), clocks.setdefault("codebook", []))),
+        "codebook": real.anew(under_test(weights)),
     }
-    chosen = variants(preset)
-    for name, work in chosen.items():
-        own = clocks.setdefault(name, [])
-        methods[name] = real.anew(_pigment.under_test(weights, work, own))
+    methods |= {k: partial(_one, done, weights, w) for k, w in chosen.items()}
     raw = real.evaluate(methods, regions, (ABLATION,), subsets)
     out: dict = {}
     for name in methods:
@@ -172,30 +158,38 @@ def ablation(weights: str, preset: str, regions: dict, subsets: int) -> dict:
         held = raw[ABLATION][name].get("held out", {})
         place["held out"] = min((np.mean([v[2] for v in x]) for x in held.values()), default=None)
         place["V1, degrees"] = mean(raw, ABLATION, name, "rest, ours", "V1 angle")
-        place["seconds"] = float(np.mean(clocks[name])) if clocks.get(name) else None
         out[name] = {k: None if v is None else _scores.short(v) for k, v in place.items()}
         if name in chosen:
-            out[name] |= {k: getattr(chosen[name], k) for k in ("samples", "steps", "adapt")}
+            own = chosen[name]
+            seconds = np.mean([done[weights, own, j][1] for j in jobs])
+            out[name] |= {k: getattr(own, k) for k in ("samples", "steps", "adapt")}
+            out[name]["seconds"] = _scores.short(float(seconds))
     return out
 
 
-def methods_of(weights: str, preset: str) -> dict[str, real.Answers]:
-    """Return what is run."""
-    kept = real.methods_of([weights], None, tested=False)
-    tested = {_pigment.LABEL: real.anew(_pigment.under_test(weights, preset))}
-    return tested | {"codebook": real.anew(under_test(weights))} | kept
+def _one(done: dict, weights: str, work, job: str) -> dict:
+    return done[weights, work, job][0]
 
 
-def run_bar(weights: str, preset: str, regions: dict, protocols: Sequence[str], subsets: int):
+def run_bar(options: argparse.Namespace, regions: dict) -> tuple[dict, dict]:
     """Evaluate all methods on all protocols: what is written, and the scores."""
-    methods = methods_of(weights, preset)
-    raw = real.evaluate(methods, regions, protocols, subsets)
+    weights, preset = options.weights, options.preset
+    jobs = [f"{p} {k}" for p in options.protocols if p != "all" for k in range(options.subsets)]
+    if "all" in options.protocols:
+        jobs += ["all", *(f"half {k}{side}" for k in range(_sparse.HALVES) for side in "ab")]
+    asked = [(weights, preset, job) for job in jobs]
+    done = _pigment.side_by_side(_pigment.on_sparse, asked, options.workers)
+    own: real.Answers = partial(_one, done, weights, preset)
+    methods = {_pigment.LABEL: own, "codebook": real.anew(under_test(weights))}
+    methods |= real.methods_of([weights], None, tested=False)
+    raw = real.evaluate(methods, regions, options.protocols, options.subsets)
     floor = real.floors(regions)
-    halves = of_halves(methods[_pigment.LABEL], regions) if "all" in protocols else {}
+    halves = of_halves(own, regions) if "all" in options.protocols else {}
     work = _pigment.settings(preset)
     told = {k: getattr(work, k) for k in ("samples", "steps", "adapt")}
     content = {
         "preset": {"name": preset} | told,
+        "seconds on one thread": {j: round(done[weights, preset, j][1]) for j in jobs},
         "voxels": {k: int(v.sum()) for k, v in regions.items()},
         "columns": list(_scores.COLUMNS),
         "columns, held out": ["RMSE b = 1000", "RMSE b = 2000", "RMSE"],
@@ -214,21 +208,21 @@ def main() -> None:
     parser.add_argument("--preset", default="standard")
     parser.add_argument("--parts", nargs="+", choices=PARTS)
     parser.add_argument("--protocols", nargs="+", choices=real.EVERY, default=real.EVERY)
-    parser.add_argument("--subsets", type=int, default=_sparse.SUBSETS)
+    parser.add_argument("--subsets", type=int, default=SUBSETS)
     parser.add_argument("--ablation-subsets", type=int, default=ABLATION_SUBSETS)
+    parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--name", default="pigment", help="of the file under results/")
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(options.name, fresh=options.parts is None)
     regions, parts = real.regions_of(), options.parts or PARTS
     if "bar" in parts:
-        own = options.weights, options.preset, regions, options.protocols, options.subsets
-        content, raw = run_bar(*own)
+        content, raw = run_bar(options, regions)
         results.put("bar", value=content)
         print(table(raw))
     if "ablation" in parts:
-        count = options.ablation_subsets
-        told = ablation(options.weights, options.preset, regions, count)
+        work = options.weights, options.preset, regions
+        told = ablation(*work, options.ablation_subsets, options.workers)
         results.put("ablation", value=told)
         for name, row in told.items():
             print(name, row, file=sys.stderr)
