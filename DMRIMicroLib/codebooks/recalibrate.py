@@ -23,7 +23,7 @@ from .network import GROUP, GROUPS, RANKS, Codebook, Prior
 from .tokens import Tokens
 
 STEPS = 12
-VOXELS = 8000
+VOXELS = 4000
 """Of a scan that are asked."""
 
 HELD = 100.0
