@@ -60,6 +60,8 @@ def _draw(rows: list, file: Path) -> None:
     """One row a case: maps, standard deviation, difference in standard deviations."""
     from matplotlib.figure import Figure
 
+    if not rows:
+        return
     columns = max(len(row[2]) for row in rows) + 2
     figure = Figure(figsize=(3.0 * columns, 3.6 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)

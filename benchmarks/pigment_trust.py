@@ -101,10 +101,12 @@ def healthy(files: list, kept: dict) -> dict:
             if told is not None and told.sd is not None and at.any():
                 far = np.abs(told.value - item.labels[k].numpy())[at] > WIDE * told.sd[at]
                 wrong[name].append(float(far.mean()))
-    out = {k: {"share": short(np.mean(v)), "worst brain": short(max(v))} for k, v in wrong.items()}
-    lost = [k for k in _lesions.CONTRASTS if np.mean(wrong[k]) > ALARMS]
+    told = {k: v for k, v in wrong.items() if v}
+    out = {k: {"share": short(np.mean(v)), "worst brain": short(max(v))} for k, v in told.items()}
+    lost = [k for k in _lesions.CONTRASTS if k in told and np.mean(told[k]) > ALARMS]
     brains = len(wrong["FA"])
-    return {"brains": brains, "asked": ALARMS, "holds": not lost, "not": lost, "metrics": out}
+    holds = brains > 0 and not lost
+    return {"brains": brains, "asked": ALARMS, "holds": holds, "not": lost, "metrics": out}
 
 
 def lesions(methods: dict, kept: dict, each: int, anatomies: str) -> tuple[dict, list]:
