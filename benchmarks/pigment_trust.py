@@ -16,8 +16,8 @@ card of the weights says "lesions held out", the training had lesions of all the
 
 `--weights` and `--preset` are PIGMENT's; `--subjects`, `--low-field` and `--lesions` (of each kind)
 tell how many slices there are, `--voxels` how many of each are fitted, `--parts` takes one of the
-parts, `--anatomies` names the heads, `--name` the files. On two quiet cores: 20 minutes, and ten
-more the first time, for slices and fits that are kept (_brain.py).
+parts, `--threads` is their number, `--anatomies` names the heads, `--name` the files. On two quiet
+cores: 20 minutes, and ten more the first time, for slices and fits that are kept (_brain.py).
 """
 
 from __future__ import annotations
@@ -194,9 +194,10 @@ def main() -> None:
     parser.add_argument("--lesions", type=int, default=LESIONS, help="of each kind")
     parser.add_argument("--voxels", type=int, default=VOXELS, help="of a slice that are fitted")
     parser.add_argument("--anatomies", default="all", help="heads, as of `dmrimicro train`")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default="pigment_trust", help="of the files under results/")
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     results = Results(options.name, fresh=set(options.parts) == set(PARTS))
     kept: dict = {}
     own = options.weights, options.preset
