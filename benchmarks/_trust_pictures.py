@@ -76,6 +76,6 @@ def _draw(rows: list, file: Path) -> None:
             panel.imshow(values.T[::-1], cmap=colours, vmin=least, vmax=most)
             if outline is not None:
                 panel.contour(outline.T[::-1], [0.5], colors="tab:orange", linewidths=0.8)
-            panel.set_title(label, fontsize=9)
-        line[0].set_title(f"{title}\n{panels[0][0]}", fontsize=9, loc="left")
+            panel.set_title(f"\n{label}", fontsize=9)
+        line[0].set_title(f"{title}\n", fontsize=9, loc="left").set_in_layout(False)
     figure.savefig(file, dpi=DPI)
