@@ -99,7 +99,7 @@ def beside(raw: dict, name: str, other: str, protocol: str) -> dict:
     for metric in METRICS:
         both = [mean(raw, protocol, m, reference, f"{metric} tissue") for m in (name, other)]
         if None not in both:
-            told = {_pigment.LABEL: both[0], other: both[1], "ratio": both[0] / both[1]}
+            told = {_pigment.LABEL: both[0], other: both[1], "ratio": both[0] / max(both[1], 1e-9)}
             out[metric] = {k: _scores.short(v) for k, v in told.items()}
             out[metric]["holds"] = both[0] <= both[1]
     return out
