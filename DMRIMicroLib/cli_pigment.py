@@ -58,7 +58,11 @@ def pigment(
         int | None, typer.Option(help="Samples of what the tissue may be.", min=1)
     ] = None,
     adapt: Annotated[
-        int | None, typer.Option(help="Steps in which the prior learns from the scan.", min=0)
+        int | None,
+        typer.Option(
+            help="Steps in which the prior learns from the scan; many make sparse maps worse.",
+            min=0,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same maps.")] = 0,
     weights: Weights = "codebook",
@@ -79,7 +83,7 @@ def pigment(
     overwrite: Overwrite = False,
     progress: ShowProgress = ProgressStyle.bar,
 ) -> None:
-    """Estimate maps from too few volumes: a prior of brain tissue, adapted to the one scan."""
+    """Estimate maps from too few volumes: samples under a prior of brain tissue."""
     from .files import check_writable
     from .io import load
 

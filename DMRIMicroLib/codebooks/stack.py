@@ -75,7 +75,7 @@ class Stack:
         signal[mask] = self.signal[self.first == z]
         cut = torch.from_numpy(np.ascontiguousarray(np.moveaxis(signal[box], -1, 0)))
         inside = torch.from_numpy(np.ascontiguousarray(mask[box]))
-        sigma = torch.from_numpy(np.ascontiguousarray(self.sigma[:, :, z][box]))
+        sigma = torch.from_numpy(np.array(self.sigma[:, :, z][box], order="C"))
         return tokens(cut, inside, self.acquisition, sigma, self.frame, self.space)
 
     def ratio(self, k: int) -> tuple[Tensor, Tensor, Acquisition]:
