@@ -176,10 +176,15 @@ def noise_colour(
 
 
 def coloured(noise: Tensor, colour: Tensor) -> Tensor:
-    """Bring white noise into slices, real and imaginary part: (2, k, x, y, z) -> the same."""
-    spectrum = torch.complex(noise[0], noise[1]).mul_(colour[..., None])
-    image = torch.fft.ifft2(spectrum, dim=(-3, -2), norm="ortho")
-    return torch.stack([image.real, image.imag])
+    """Give white noise, real and imaginary part, a colour within slices: (2, k, x, y, z), the same.
+
+    White noise is white in any order: its numbers are taken as those of k-space where they lie side
+    by side, which is three times as fast as an order that means something. They are overwritten.
+    """
+    _, k, x, y, z = noise.shape
+    spectrum = torch.view_as_complex(noise.contiguous().view(k, z, x, y, 2)).mul_(colour)
+    image = torch.fft.ifft2(spectrum, norm="ortho")
+    return torch.view_as_real(image).permute(4, 0, 2, 3, 1)
 
 
 @dataclass(frozen=True)
