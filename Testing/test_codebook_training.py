@@ -18,7 +18,7 @@ from DMRIMicroLib.brain.protocols import named
 from DMRIMicroLib.brain.scanner import observe
 from DMRIMicroLib.brain.simulate import generator_for
 from DMRIMicroLib.codebooks.gaussian import FAR, surprise
-from DMRIMicroLib.codebooks.network import GROUP, Prediction
+from DMRIMicroLib.codebooks.network import GROUP, HEAD, Prediction
 from DMRIMicroLib.codebooks.scale import Scale
 from DMRIMicroLib.codebooks.tokens import tokens
 from DMRIMicroLib.errors import Cancelled, InputError
@@ -35,7 +35,7 @@ from DMRIMicroLib.training.codebook import (
 )
 from DMRIMicroLib.training.examples import ExampleConfig, draw_example, examples
 from DMRIMicroLib.training.examples import moved as move_tissue
-from DMRIMicroLib.training.head import HEAD, teach_head
+from DMRIMicroLib.training.head import teach_head
 from DMRIMicroLib.training.mapped import Mapped, coefficients, find_space, load_mapped, map_slices
 from DMRIMicroLib.training.pool import (
     METRICS,

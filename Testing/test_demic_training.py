@@ -15,7 +15,7 @@ from DMRIMicroLib.brain.simulate import generator_for
 from DMRIMicroLib.codebooks.abg import check_distinct, fit_abg
 from DMRIMicroLib.codebooks.decay import decay_of
 from DMRIMicroLib.codebooks.demic_maps import KIND, DemicSlices, demic
-from DMRIMicroLib.codebooks.network import Codebook, Shape
+from DMRIMicroLib.codebooks.network import HEAD, Codebook, Shape
 from DMRIMicroLib.codebooks.slices import open_codebook
 from DMRIMicroLib.codebooks.standard import settle
 from DMRIMicroLib.codebooks.tokens import tokens
@@ -24,7 +24,6 @@ from DMRIMicroLib.training import head
 from DMRIMicroLib.training.codebook import prior_loss, scale_of
 from DMRIMicroLib.training.demic import demic_loss, two_shells
 from DMRIMicroLib.training.examples import ExampleConfig, _protocol, examples
-from DMRIMicroLib.training.head import HEAD
 from DMRIMicroLib.training.loop import Training, train
 from DMRIMicroLib.training.mapped import find_space, map_slices
 from DMRIMicroLib.training.pool import METRICS

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 FLOORS = [
-    {"version", "errors"},
+    {"version", "errors", "page"},
     {"files", "index", "table", "sigma"},
     {"acquisition"},
     {"metric"},

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import DMRIMicroLib as dm
 from DMRIMicroLib.cli import app
 from DMRIMicroLib.codebooks.network import GROUP, GROUPS, Prior
-from DMRIMicroLib.codebooks.recalibrate import Habits
+from DMRIMicroLib.codebooks.recalibrate import Habits, Said
 from DMRIMicroLib.codebooks.slices import open_codebook
 from DMRIMicroLib.codebooks.stack import slice_order
 from DMRIMicroLib.codebooks.tokens import Tokens, state_noise, tokens, with_state
@@ -31,7 +31,7 @@ from DMRIMicroLib.errors import Cancelled, InputError
 from DMRIMicroLib.physics.linalg import eigh3
 from DMRIMicroLib.physics.tissue import signal
 from DMRIMicroLib.prior import adaptation
-from DMRIMicroLib.prior.adaptation import LOOK, PATIENCE, PRIOR, adapted
+from DMRIMicroLib.prior.adaptation import LOOK, PATIENCE, adapted
 from DMRIMicroLib.prior.diffusion import LEVELS, denoise, levels, sample
 from DMRIMicroLib.prior.estimate import MODEL, PRESETS, RESIDUAL, SHARE
 from DMRIMicroLib.prior.fibres import FOR_ODF
@@ -123,7 +123,7 @@ def knows(n: int, spread: float = 0.3, together: float = 0.3) -> SimpleNamespace
 
 def draws(network, seen: Tokens, steps: int, seed: int = 0) -> torch.Tensor:
     g = torch.Generator().manual_seed(seed)
-    return sample(network, SPACE, seen, NONE, steps, g)
+    return sample(network, SPACE, seen, Said.of(network, seen), NONE, steps, g)
 
 
 def standing(network, seen: Tokens, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -230,7 +230,8 @@ def test_adaptation_makes_voxels_more_likely_that_it_was_not_shown(monkeypatch):
     moved = {
         n.split(".")[0] for n, v in after.state_dict().items() if not torch.equal(v, before[n])
     }
-    assert moved <= set(PRIOR)
+    prior = "filters alone ring encoder trunk features gates spread"
+    assert moved <= set(prior.split())
     assert {"gates", "spread"} <= moved
     assert not after.training
     assert not any(p.requires_grad for p in after.parameters())

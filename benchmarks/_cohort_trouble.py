@@ -92,7 +92,7 @@ def scans_marked(out: Path) -> int:
 
 def left_over(out: Path) -> int:
     """Count files of work that was not finished."""
-    return len([f for f in out.rglob("*") if f.is_file() and "/work/" in str(f)])
+    return len([f for f in out.rglob("*") if f.is_file() and "work" in f.relative_to(out).parts])
 
 
 def against(out: Path, reference: dict[str, str]) -> dict:

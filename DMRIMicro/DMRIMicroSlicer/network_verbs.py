@@ -58,11 +58,9 @@ class NetworkVerbs:
         """
         from DMRIMicroLib import codebook as estimate
 
-        def made(scan):
-            return estimate(scan, weights=weights, extra=extra, device=device, progress=progress)
-
         scan = _scan(CODEBOOK, dwiNode, maskNode, segmentID, progress, preparations)
-        return _shown(CODEBOOK, made(scan), scan.name, uncertainty)
+        maps = estimate(scan, weights=weights, extra=extra, device=device, progress=progress)
+        return _shown(CODEBOOK, maps, scan.name, uncertainty)
 
     def startCodebook(
         self,

@@ -51,6 +51,9 @@ SIZES = (RANKS[0] * (RANKS[0] * FILTERS + 1), *(r * r * FILTERS for r in RANKS[1
 CERTAIN = 1e-5
 """Variance of numbers that are known."""
 
+HEAD = ("head", "mix", "mean", "log_sd", "fibres", "kernels")
+"""Parts of the network that read metrics off a posterior; all others say what to expect."""
+
 LOG_SD = (-4.0, 1.5)
 """Range of the logarithm of a predicted standard deviation, in units of a metric's spread."""
 
@@ -114,10 +117,19 @@ class Prior(NamedTuple):
     factors: Tensor
     features: Tensor
 
+    @property
+    def gaussian(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and factors of every number, as the functions of `gaussian` take them."""
+        return self.mean, self.variance[:, GROUP], self.factors
+
+    @property
+    def width(self) -> Tensor:
+        """Variance of every number, that of the factors included: (n, c)."""
+        return self.variance[:, GROUP] + self.factors.square().sum(2)
+
     def posterior(self, matrix: Tensor, vector: Tensor, noise: Tensor) -> Posterior:
         """Let the data have the last word; see `gaussian.posterior`."""
-        own = self.mean, self.variance[:, GROUP], self.factors
-        return posterior(*own, matrix, vector, noise)
+        return posterior(*self.gaussian, matrix, vector, noise)
 
     def draw(
         self, matrix: Tensor, vector: Tensor, noise: Tensor, generator: torch.Generator
@@ -125,8 +137,7 @@ class Prior(NamedTuple):
         """Sample the posterior of every voxel by itself: (n, c)."""
         shape = (len(self.mean), self.mean.shape[1] + self.factors.shape[2])
         normal = torch.randn(shape, generator=generator).to(self.mean)
-        own = self.mean, self.variance[:, GROUP], self.factors
-        return draw(*own, matrix, vector, noise, normal)
+        return draw(*self.gaussian, matrix, vector, noise, normal)
 
 
 class Prediction(NamedTuple):
@@ -298,6 +309,11 @@ GROUP = torch.repeat_interleave(
     torch.arange(GROUPS), torch.tensor([1] * RANKS[0] + [5] * RANKS[1] + [9] * RANKS[2])
 )
 """Component of each number, see `Space.groups`."""
+
+
+def of_head(name: str) -> bool:
+    """Whether a parameter belongs to `HEAD`."""
+    return name.split(".")[0] in HEAD
 
 
 def _pairs(series: int) -> int:

@@ -14,11 +14,12 @@ M. Laird, D. B. Rubin, J. R. Stat. Soc. B 39 (1977) 1-38), held to 1 as by `HELD
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from .gaussian import Posterior
 from .network import GROUP, GROUPS, RANKS, Codebook, Prior
 from .tokens import Tokens
 
@@ -58,6 +59,18 @@ class Said:
         prior = Prior(*(v.cpu() for v in network.prior(tokens)))
         data = (tokens.matrix, tokens.vector.T.contiguous(), tokens.noise)
         return cls(prior, *(v.cpu() for v in data))
+
+    def corrected(self, habits: Habits) -> Said:
+        """Return it without a prior's habits."""
+        return replace(self, prior=habits.corrected(self.prior))
+
+    def posterior(self) -> Posterior:
+        """Return what prior and data say together."""
+        return self.prior.posterior(self.matrix, self.vector, self.noise)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Sample every voxel by itself, as if its neighbours told all of them: (n, c)."""
+        return self.prior.draw(self.matrix, self.vector, self.noise, generator)
 
     def subset(self, at: Tensor) -> Said:
         """Return what is said of some voxels."""
@@ -124,12 +137,11 @@ def _step(slices: Sequence[Said], habits: Habits) -> Habits:
     """Expect the voxels' numbers, and maximise over the habits."""
     means, found, left, scale = [], [], [], []
     for said in slices:
-        prior = habits.corrected(said.prior)
-        one = prior.posterior(said.matrix, said.vector, said.noise)
+        one = said.corrected(habits).posterior()
         means.append(said.prior.mean)
         found.append(one.mean)
         left.append(one.variance)
-        scale.append(said.prior.variance[:, GROUP] + said.prior.factors.square().sum(2))
+        scale.append(said.prior.width)
     mean, z, rest, variance = (torch.cat(v) for v in (means, found, left, scale))
     seen, told = _degrees(mean), _degrees(z)
     weights = _degrees(1 / variance)

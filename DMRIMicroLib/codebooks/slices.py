@@ -99,7 +99,7 @@ def predictions(
     report(0.0, "Reading")
     scan, usable = with_usable(scan)
     run = _Run(Stack(scan, usable, loaded.space), loaded, device, keep)
-    count, parts = len(run.stack), []
+    count = len(run.stack)
     for first, work in ((0.0, run.look), (LOOKING, run.answer)):
         share = LOOKING if work == run.look else 1 - LOOKING
         for k in in_threads(work, range(count), device):
@@ -146,10 +146,9 @@ class _Run:
             assert self.habits is not None
             said, means = self.said.pop(k), self.means.pop(k)
             with torch.inference_mode():
-                prior = self.habits.corrected(said.prior)
-                found = prior.posterior(said.matrix, said.vector, said.noise)
+                found = said.corrected(self.habits).posterior()
                 told = Posterior(*(v.to(self.device) for v in found))
-                self._keep(k, self.network.tell(told, prior.features.to(self.device)), means)
+                self._keep(k, self.network.tell(told, said.prior.features.to(self.device)), means)
         return k
 
     def _keep(self, k: int, found: Prediction, means: Tensor) -> None:

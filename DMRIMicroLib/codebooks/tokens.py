@@ -67,10 +67,6 @@ class Tokens(NamedTuple):
         """Return it on another device."""
         return Tokens(*(value.to(device) for value in self))
 
-    def evidence(self) -> Evidence:
-        """Return the likelihood of the voxels of the mask."""
-        return Evidence(self.matrix, self.vector, self.noise)
-
 
 def tokens(
     signal: Tensor,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 
+from ..page import pages
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -62,13 +62,7 @@ def render(
     regions: Sequence[Sequence[Any]],
 ) -> str:
     """Return the page."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages(Path(__file__).parent)
     environment.filters["short"] = short
     kinds = Counter(row.acquisition for row in rows)
     lacking = Counter(f"{m}: {why}" for row in rows for m, why in row.left_out.items())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..codebooks.gaussian import unlikeliness
-from ..codebooks.network import GROUP, Codebook
+from ..codebooks.network import Codebook, of_head
 from ..codebooks.tokens import Tokens
 
 RATE = 5e-4
@@ -63,7 +63,7 @@ def adapted(
     """
     learner = deepcopy(network).train()
     learner.requires_grad_(True)
-    own = [p for name, p in learner.named_parameters() if name.split(".")[0] in PRIOR]
+    own = [p for name, p in learner.named_parameters() if not of_head(name)]
     optimiser = torch.optim.Adam(own, RATE)
     generator = torch.Generator().manual_seed(seed)
     out = [torch.rand(len(s.noise), generator=generator) < LEFT_OUT for s in slices]
@@ -90,14 +90,9 @@ def adapted(
     return learner.eval().requires_grad_(False), best
 
 
-PRIOR = ("filters", "alone", "ring", "encoder", "trunk", "features", "gates", "spread")
-"""Parts of a network that say what to expect."""
-
-
 def _cost(network: Codebook, seen: Tokens) -> Tensor:
     prior = network.prior(seen)
-    own = (prior.mean, prior.variance[:, GROUP], prior.factors)
-    cost = unlikeliness(*own, seen.matrix, seen.vector.T, seen.noise)
+    cost = unlikeliness(*prior.gaussian, seen.matrix, seen.vector.T, seen.noise)
     return cost.clamp(max=float(cost.detach().median()) + CAP)
 
 

@@ -43,15 +43,14 @@ def levels(steps: int) -> list[float]:
 
 def denoise(network: Codebook, seen: Tokens, habits: Habits) -> Posterior:
     """Say what the voxels' numbers are, from all that is known of them: means of (n, c)."""
-    said = Said.of(network, seen)
-    prior = habits.corrected(said.prior)
-    return prior.posterior(said.matrix, said.vector, said.noise)
+    return Said.of(network, seen).corrected(habits).posterior()
 
 
 def sample(
     network: Codebook,
     space: Space,
     seen: Tokens,
+    said: Said,
     habits: Habits,
     steps: int,
     generator: torch.Generator,
@@ -64,14 +63,16 @@ def sample(
     space : Space
     seen : Tokens
         Of the slice.
+    said : Said
+        What the network says of it.
     habits : Habits
         Of the prior in this scan.
     steps : int
-        Evaluations of the network, beside the first.
+        Evaluations of the network.
     generator : torch.Generator
     """
     schedule = levels(steps)
-    state = _drawn(network, seen, habits, generator)
+    state = said.corrected(habits).draw(generator)
     unit = state_noise(seen, 1.0).cpu()[:, None]
     state = state + schedule[0] * unit * torch.randn(state.shape, generator=generator)
     for level, after in pairwise(schedule):
@@ -79,11 +80,4 @@ def sample(
         best = denoise(network, joined, habits).mean
         state = best + (state - best) * (after / level)
     joined = with_state(seen, space, state.T.to(seen.vector), schedule[-1])
-    return _drawn(network, joined, habits, generator)
-
-
-def _drawn(network: Codebook, seen: Tokens, habits: Habits, generator: torch.Generator) -> Tensor:
-    """Sample every voxel by itself, as if its neighbours told all of them: (n, c)."""
-    said = Said.of(network, seen)
-    prior = habits.corrected(said.prior)
-    return prior.draw(said.matrix, said.vector, said.noise, generator)
+    return Said.of(network, joined).corrected(habits).draw(generator)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..codebooks.estimate import metric_of, owner, provenance
 from ..codebooks.gaussian import Posterior
-from ..codebooks.network import GROUP, Codebook
+from ..codebooks.network import Codebook
 from ..codebooks.recalibrate import Habits, Said, find_habits
 from ..codebooks.slices import WEIGHTS, Loaded, open_codebook
 from ..codebooks.stack import Stack, on_grid, slice_order, with_usable
@@ -132,7 +132,7 @@ def pigment(
     scan, usable = with_usable(scan)
     run = _Run(Stack(scan, usable, loaded.space), loaded, device, work, seed)
     slices = len(run.stack)
-    stages = [(run.look, "Looking", 1.0), (run.draw, "Sampling", work.samples * (work.steps + 1.0))]
+    stages = [(run.look, "Looking", 1.0), (run.draw, "Sampling", float(work.samples * work.steps))]
     total, done = sum(cost for _, _, cost in stages) + 0.2 * work.adapt, 0.0
     if work.adapt:
         run.learn(lambda share: report(0.2 * work.adapt * share / total, "Adapting the prior"))
@@ -219,16 +219,15 @@ class _Run:
         assert self.habits is not None
         seen, said = self.stack.tokens(k).to(self.device), self.said.pop(k)
         with torch.inference_mode():
-            prior = self.habits.corrected(said.prior)
-            found = prior.posterior(said.matrix, said.vector, said.noise)
-            wide = prior.variance[:, GROUP] + prior.factors.square().sum(2)
+            corrected = said.corrected(self.habits)
+            prior, found = corrected.prior, corrected.posterior()
             told = self.network.tell(
                 Posterior(*(v.to(self.device) for v in found)), prior.features.to(self.device)
             )
             drawn, means = [], []
             for number in range(self.work.samples):
                 generator = torch.Generator().manual_seed(_seed(self.seed, number, k))
-                own = (self.network, self.stack.space, seen, self.habits)
+                own = (self.network, self.stack.space, seen, said, self.habits)
                 z = sample(*own, self.work.steps, generator)
                 exact = Posterior(z, torch.full_like(z, CERTAIN))
                 nothing = torch.zeros_like(prior.features)
@@ -242,7 +241,7 @@ class _Run:
                 torch.stack(means),
                 told.mean.float().cpu(),
                 told.log_sd.exp().float().cpu(),
-                (found.variance / wide).mean(1).clamp(0, 1),
+                (found.variance / prior.width).mean(1).clamp(0, 1),
                 _misfit(self.stack, k, torch.stack(drawn).float().mean(0)),
             )
         return k

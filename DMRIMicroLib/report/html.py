@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
 from ..files import staged
 from ..maps import MapSet
+from ..page import pages
 from ..scan import Scan
 from ..version import __version__
 from . import figures
@@ -54,24 +54,21 @@ def write_report(scan: Scan, maps: MapSet, folder: str | Path) -> Path:
 def render(scan: Scan, maps: MapSet) -> str:
     """Return the report as HTML."""
     quality = assess(scan, maps)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(
-        scan=scan,
-        version=__version__,
-        made=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
-        facts=list(_facts(scan, maps)),
-        quality=quality,
-        checks=list(_checks(quality)),
-        directions=figures.to_png(figures.directions(scan.acquisition)),
-        signal=figures.to_png(figures.volume_signal(scan.acquisition, quality)),
-        notes=general_notes(scan, maps),
-        models=sections(maps),
+    return (
+        pages(Path(__file__).parent)
+        .get_template(TEMPLATE)
+        .render(
+            scan=scan,
+            version=__version__,
+            made=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+            facts=list(_facts(scan, maps)),
+            quality=quality,
+            checks=list(_checks(quality)),
+            directions=figures.to_png(figures.directions(scan.acquisition)),
+            signal=figures.to_png(figures.volume_signal(scan.acquisition, quality)),
+            notes=general_notes(scan, maps),
+            models=sections(maps),
+        )
     )
 
 

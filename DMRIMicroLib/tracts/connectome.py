@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from ..errors import InputError
-from ..files import staged
 from ..io.nifti import read_volume
 from ..maps import MapSet
 from .regions import nearest
 from .rules import Layers
+from .table import save_table
 from .tractogram import Tractogram, values_at
 
 if TYPE_CHECKING:
@@ -66,20 +65,13 @@ class Connectome:
         self, file: str | Path, *, figure: str | Path | None = None, overwrite: bool = False
     ) -> Path:
         """Write the matrix (CSV, names of the regions on top and at the left), and a PNG of it."""
-        file = Path(file)
-        for one in filter(None, (file, figure)):
-            if Path(one).exists() and not overwrite:
-                raise InputError("is there already", "Name another, or overwrite it.", file=one)
-        with staged(file.parent) as stage:
-            with (stage / file.name).open("w", encoding="utf-8", newline="") as text:
-                table = csv.writer(text)
-                table.writerow([self.weight, *self.names])
-                for name, row in zip(self.names, self.matrix, strict=True):
-                    table.writerow([name, *(f"{v:.6g}" for v in row)])
-        if figure is not None:
-            with staged(Path(figure).parent) as stage:
-                self.figure().savefig(stage / Path(figure).name, dpi=110)
-        return file
+        return save_table(self, file, figure, overwrite=overwrite)
+
+    def rows(self) -> list[list[str]]:
+        """Return the rows of the table, the head first."""
+        named = zip(self.names, self.matrix, strict=True)
+        body = [[name, *(f"{v:.6g}" for v in row)] for name, row in named]
+        return [[self.weight, *self.names], *body]
 
     def figure(self) -> Figure:
         """Draw the matrix; counts on a logarithmic scale."""

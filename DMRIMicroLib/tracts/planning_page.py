@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from ..page import pages
 from ..version import __version__
 from .planning import NOTICE, Picture, Plan, Tissue
 
@@ -44,23 +44,20 @@ NEAREST_DRAWN = 6
 
 def render(plan: Plan) -> str:
     """Return the page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(
-        plan=plan,
-        notice=NOTICE,
-        version=__version__,
-        facts=list(_facts(plan)),
-        notes=[*plan.notes, *_cautions(plan)],
-        tissue=list(_rows(plan.tissue)),
-        colours=bundle_colours(plan),
-        outlines=OUTLINES,
-        picture=_drawn(plan),
+    return (
+        pages(Path(__file__).parent)
+        .get_template(TEMPLATE)
+        .render(
+            plan=plan,
+            notice=NOTICE,
+            version=__version__,
+            facts=list(_facts(plan)),
+            notes=[*plan.notes, *_cautions(plan)],
+            tissue=list(_rows(plan.tissue)),
+            colours=bundle_colours(plan),
+            outlines=OUTLINES,
+            picture=_drawn(plan),
+        )
     )
 
 

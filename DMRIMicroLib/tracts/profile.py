@@ -6,7 +6,6 @@ and at each of them weighted by how near they run to the core of the bundle.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..files import staged
 from ..maps import MapSet
 from .regions import Region
 from .rules import SD, Layers
+from .table import save_table
 from .tractogram import Tractogram, values_at
 
 if TYPE_CHECKING:
@@ -90,17 +89,7 @@ class Profiles(Mapping[str, Profile]):
         self, file: str | Path, *, figure: str | Path | None = None, overwrite: bool = False
     ) -> Path:
         """Write a table (CSV), a row for every point of every map, and a figure (PNG)."""
-        file = Path(file)
-        for one in filter(None, (file, figure)):
-            if Path(one).exists() and not overwrite:
-                raise InputError("is there already", "Name another, or overwrite it.", file=one)
-        with staged(file.parent) as stage:
-            with (stage / file.name).open("w", encoding="utf-8", newline="") as text:
-                csv.writer(text).writerows(self.rows())
-        if figure is not None:
-            with staged(Path(figure).parent) as stage:
-                self.figure().savefig(stage / Path(figure).name, dpi=110)
-        return file
+        return save_table(self, file, figure, overwrite=overwrite)
 
     def rows(self) -> list[list]:
         """Return the rows of the table, the head first."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..codebooks.gaussian import surprise
-from ..codebooks.network import GROUP
 from ..codebooks.scale import Scale
 from ..signals.space import Space
 from .examples import Example, ExampleConfig, Examples
@@ -80,7 +79,7 @@ def prior_loss(scale: Scale):
         device = next(network.parameters()).device
         seen, truth = example.tokens.to(device), example.numbers.to(device)
         prior = network.prior(seen)
-        expected = surprise(truth, prior.mean, prior.variance[:, GROUP], prior.factors).mean()
+        expected = surprise(truth, *prior.gaussian).mean()
         found = prior.posterior(seen.matrix, seen.vector.T, seen.noise)
         log_sd = found.variance.clamp(min=LEAST).log() / 2
         everywhere = torch.ones_like(truth, dtype=torch.bool)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..codebooks.network import GROUP, GROUPS, Codebook, Posterior
+from ..codebooks.network import GROUP, GROUPS, Codebook, Posterior, of_head
 from ..codebooks.scale import Scale
 from ..signals.space import Space
 from .codebook import columns_of, metric_loss
@@ -41,9 +41,6 @@ LATER_RATE = 1e-3
 
 FARTHEST = 8.0
 """Metrics further from the usual than this, in spreads, count as this far."""
-
-HEAD = ("head", "mix", "mean", "log_sd", "fibres", "kernels")
-"""Parts of the network that are taught."""
 
 Progress = Callable[[float], None]
 Labelled = tuple[Tensor, Tensor, Tensor]
@@ -151,7 +148,7 @@ def _teach_integrals(
     """From posteriors to mean and spread of the map over them, and to kernels and fibres."""
     teacher = deepcopy(network).eval().requires_grad_(False)
     device = next(network.parameters()).device
-    own = [p for name, p in network.named_parameters() if name.split(".")[0] in HEAD]
+    own = [p for name, p in network.named_parameters() if of_head(name)]
     optimiser = torch.optim.Adam(own, LATER_RATE)
     weight = SIGNAL_WEIGHT if network.shape.physical else 0.0
     sums: dict[str, float] = {}

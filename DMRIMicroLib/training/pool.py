@@ -33,7 +33,7 @@ from ..brain.volume import StateVolume
 from ..errors import InputError
 from ..files import staged
 from ..metric import Flag
-from ..models import MODELS
+from ..models import MODELS, Model
 from ..physics.tissue import TissueState
 
 METRICS = (
@@ -154,7 +154,7 @@ def label(volume: StateVolume, scanner: Scanner, TE: float) -> tuple[Tensor, Ten
     scans of real heads, by which estimators are judged, have their own ringing too.
     """
     seen = replace(named("ukb"), TE=TE)
-    names = sorted({name for name, m in MODELS.items() if _of(m)})
+    names = sorted(name for name, m in MODELS.items() if gives(m))
     maps = truth(volume, seen, scanner, names, "cpu", imaged=True)
     mask = torch.from_numpy(maps.mask[:, :, 0])
     labels = np.stack([np.asarray(maps[name].data)[:, :, 0] for name in METRICS])
@@ -162,7 +162,8 @@ def label(volume: StateVolume, scanner: Scanner, TE: float) -> tuple[Tensor, Ten
     return mask, torch.from_numpy(labels), torch.from_numpy(known) & mask
 
 
-def _of(model) -> bool:
+def gives(model: Model) -> bool:
+    """Whether a model has one of `METRICS`."""
     return any(metric.name in METRICS for metric in model.metrics)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..codebooks.network import Shape
+from ..codebooks.network import Shape, of_head
 from ..codebooks.scale import Scale
 from ..codebooks.standard import settle
 from ..errors import Cancelled, InputError
@@ -25,7 +25,6 @@ from ..weights import Card, load, save
 from ..weights.store import LARGEST
 from .codebook import columns_of, example_stream, scale_of
 from .examples import Example, ExampleConfig
-from .head import HEAD
 from .mapped import find_space, map_slices
 from .pool import METRICS
 from .tasks import TASKS
@@ -264,7 +263,7 @@ class Given:
         """Read them; see `weights.load` for what is refused."""
         tensors, card = load(weights, "codebook")
         own = network.state_dict()
-        prior = {k: v for k, v in tensors.items() if k.split(".")[0] not in HEAD}
+        prior = {k: v for k, v in tensors.items() if not of_head(k)}
         other = [k for k, v in prior.items() if k not in own or own[k].shape != v.shape]
         if other:
             raise InputError(

@@ -17,7 +17,7 @@ from ..scan import Scan
 from ..signals.space import Space
 from .examples import ExampleConfig, moved
 from .mapped import load_mapped
-from .pool import METRICS, told
+from .pool import METRICS, gives, told
 
 DARKEST = 0.01
 """Signals below this share of that at b = 0, or above it, are those of no tissue."""
@@ -75,11 +75,7 @@ def label_numbers(numbers: Tensor, space: Space) -> tuple[Tensor, Tensor, Tensor
     numbers, signal = numbers[possible], signal[possible]
     image = np.ascontiguousarray(S0 * signal.numpy()[:, None, None])
     scan = Scan(image, np.eye(4), acq, np.ones(image.shape[:3], bool), name="noise-free")
-    names = [
-        name
-        for name, model in MODELS.items()
-        if name not in DENSE and any(m.name in METRICS for m in model.metrics)
-    ]
+    names = [name for name, model in MODELS.items() if name not in DENSE and gives(model)]
     maps = fit(scan, names, likelihood="gaussian", device="cpu")
     labels = torch.zeros(len(numbers), len(METRICS))
     known = torch.zeros(labels.shape, dtype=torch.bool)

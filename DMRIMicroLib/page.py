@@ -1,0 +1,18 @@
+"""How pages of HTML are made of templates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+
+
+def pages(folder: Path) -> jinja2.Environment:
+    """Return the templates of a folder; values are escaped, and a missing one is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
