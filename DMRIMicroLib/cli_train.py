@@ -24,9 +24,10 @@ train = typer.Typer(
 
 
 class Preset(StrEnum):
-    """Presets of the codebook's recipe: two sizes, and ablations."""
+    """Presets of the codebook's recipe: two sizes, one to go on from weights, and ablations."""
 
     cpu = "cpu"
+    further = "cpu-further"
     gpu = "gpu"
     no_mamba = "cpu-no-mamba"
     no_cnn = "cpu-no-cnn"
@@ -85,6 +86,9 @@ def train_codebook(
         str,
         typer.Option(help="Weights whose prior is kept: only how metrics are read is learned."),
     ] = "",
+    start: Annotated[
+        str, typer.Option(help="Weights that the training begins with, in place of none.")
+    ] = "",
     version: Version = "1.0.0",
     pool_only: PoolOnly = False,
     threads: Threads = None,
@@ -92,7 +96,10 @@ def train_codebook(
 ) -> None:
     """Train the codebook; the same command takes up a training that was stopped."""
     left_out = tuple(name.strip() for name in without.split(",") if name.strip())
-    given = {"slices": slices, "steps": steps, "seed": seed, "without": left_out, "prior": prior}
+    if prior and start:
+        raise InputError("--prior and --start were both given", "Give one of them.")
+    given = {"slices": slices, "steps": steps, "seed": seed, "without": left_out}
+    given |= {"prior": prior, "start": start}
     recipe = recipe_of("codebook", preset.value, given, anatomies, out, version)
     make(recipe, out, pool, workers, heads(anatomies), version, pool_only, threads, progress)
 
@@ -134,7 +141,7 @@ def recipe_of(
     recipe = read_recipe(preset, name)
     names = tuple(sorted(Path(head).stem for head in heads(anatomies)))
     changes = {"seed": given["seed"], "without": given["without"], "anatomies": names}
-    changes["prior"] = given.get("prior", "")
+    changes |= {name: given.get(name, "") for name in ("prior", "start")}
     if given["slices"] is not None:
         changes["slices"] = given["slices"]
     if given["steps"] is not None:

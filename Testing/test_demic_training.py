@@ -21,13 +21,14 @@ from DMRIMicroLib.codebooks.standard import settle
 from DMRIMicroLib.codebooks.tokens import tokens
 from DMRIMicroLib.errors import InputError, NotIdentifiable
 from DMRIMicroLib.training import head
-from DMRIMicroLib.training.codebook import prior_loss, scale_of
+from DMRIMicroLib.training.codebook import example_stream, prior_loss, scale_of
 from DMRIMicroLib.training.demic import demic_loss, two_shells
 from DMRIMicroLib.training.examples import ExampleConfig, _protocol, examples
 from DMRIMicroLib.training.loop import Training, train
 from DMRIMicroLib.training.mapped import find_space, map_slices
 from DMRIMicroLib.training.pool import METRICS
 from DMRIMicroLib.training.recipe import MAPPED, read_recipe, small, train_codebook
+from DMRIMicroLib.training.start import FIRST, INPUTS, Given
 from DMRIMicroLib.weights.store import LARGEST
 
 SIZES = {"widths": (4, 8), "kernels": 12}
@@ -234,3 +235,39 @@ def test_a_prior_that_is_there_is_kept_and_only_the_head_is_taught(slices, tmp_p
     larger = replace(second, network={**sizes, "width": 2 * sizes["width"]})
     with pytest.raises(InputError, match="another size"):
         train_codebook(larger, slices, tmp_path / "third", workers=0)
+
+
+def test_a_training_begins_where_weights_are_and_hears_new_facts_later(slices, tmp_path):
+    sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}
+    recipe = replace(
+        read_recipe("cpu"), network=sizes, training=SHORT, settle=1, calibrate=1,
+        examples={"edge": 16}, head=(6, 2, 1),
+    )  # fmt: skip
+    first = train_codebook(recipe, slices, tmp_path / "first", workers=0)
+    file = str(first.with_suffix(".safetensors"))
+    card = train_codebook(replace(recipe, start=file), slices, tmp_path / "more", workers=0)
+    assert '"start": "codebook-1.0.0"' in card.read_text()
+    loaded = open_codebook(file)
+    space = loaded.space
+    mapped = sorted((tmp_path / "first" / MAPPED).glob("*"))
+    seen = next(example_stream(mapped, space, 0, None, 0)(0)).tokens
+
+    given = Given.of(file)
+    again = Codebook(loaded.network.shape)
+    given.begin(again, [seen])
+    before = loaded.network.prior(seen)
+    for one, other in zip(before, again.prior(seen), strict=True):
+        torch.testing.assert_close(one, other)
+
+    # weights of a network that was told two facts less
+    told = dict(given.prior)
+    for name in INPUTS:
+        told[name] = told[name][:-2]
+    columns = len(given.prior[INPUTS[0]])
+    told[FIRST] = torch.cat([told[FIRST][:, : columns - 2], told[FIRST][:, columns:]], 1)
+    replace(given, prior=told).begin(again, [seen])
+    deaf = dict(given.prior) | {FIRST: given.prior[FIRST].clone()}
+    deaf[FIRST][:, columns - 2 : columns] = 0
+    loaded.network.load_state_dict({**loaded.network.state_dict(), **deaf})
+    for one, other in zip(loaded.network.prior(seen), again.prior(seen), strict=True):
+        torch.testing.assert_close(one, other)

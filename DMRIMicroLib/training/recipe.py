@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..codebooks.network import Shape, of_head
+from ..codebooks.network import Shape
 from ..codebooks.scale import Scale
 from ..codebooks.standard import settle
 from ..errors import Cancelled, InputError
 from ..files import staged
-from ..signals.space import Space
 from ..version import __version__
-from ..weights import Card, load, save
+from ..weights import Card, save
 from ..weights.store import LARGEST
 from .codebook import columns_of, example_stream, scale_of
 from .examples import Example, ExampleConfig
 from .mapped import find_space, map_slices
 from .pool import METRICS
+from .start import Given
 from .tasks import TASKS
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -84,6 +84,8 @@ class Recipe:
         Steps of what reads metrics off the signal space, see `head.teach_head`.
     prior : str
         Weights whose prior is taken as it is, so that only the head is taught.
+    start : str
+        Weights that the training begins with.
     """
 
     preset: str
@@ -100,6 +102,7 @@ class Recipe:
     kind: str = "codebook"
     head: tuple[int, int, int] = (0, 0, 0)
     prior: str = ""
+    start: str = ""
 
     def told(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -194,19 +197,22 @@ def train_codebook(
         raise InputError("there is no CUDA device", "Train with --preset cpu.")
     task = TASKS[recipe.kind]
     _begin(recipe, folder)
-    given = Given.of(recipe.prior, task.build(recipe)) if recipe.prior else None
+    given = Given.of(recipe.prior or recipe.start) if recipe.prior or recipe.start else None
     space = given.space if given else find_space(recipe.split(files)[0])
     mapped = map_slices(files, folder / MAPPED, space, progress)
     known, held_out = recipe.split(mapped)
     config = task.examples(replace(ExampleConfig(), **recipe.examples))
     scale = scale_of(known[:: -(-len(known) // SCALED)], recipe.metrics())
     torch.manual_seed(recipe.seed)
-    network = given.network if given else task.build(recipe)
+    network = task.build(recipe)
     stream = example_stream(known, space, recipe.seed, config, workers)
-    if not given:
+    if given and recipe.prior:
+        given.lend_prior(network)
+    else:
         if not (folder / loop.CHECKPOINT).exists():
             progress(0.0, "Looking at examples")
-            settle(network, [example.tokens for example in islice(stream(0), recipe.settle)])
+            seen = [example.tokens for example in islice(stream(0), recipe.settle)]
+            given.begin(network, seen) if given else settle(network, seen)
         stopped = [False]
 
         def asked() -> bool:
@@ -234,7 +240,7 @@ def train_codebook(
     fresh = example_stream(held_out, space, recipe.seed + CALIBRATION, plain, workers)(0)
     factors, correlations = calibrate(network, scale, islice(fresh, recipe.calibrate))
     data = {"metrics": scale.metrics, "centre": scale.centre, "spread": scale.spread}
-    told = recipe.told() | {"prior": Path(recipe.prior).stem}
+    told = recipe.told() | {k: Path(getattr(recipe, k)).stem for k in ("prior", "start")}
     card = Card(
         recipe.kind,
         version,
@@ -246,31 +252,6 @@ def train_codebook(
         metrics={"correlation on slices held out of the training": correlations},
     )
     return save(small(network.state_dict()), card, folder)
-
-
-@dataclass(frozen=True, eq=False)
-class Given:
-    """A network whose prior comes from weights that are there, and the space of those.
-
-    What reads metrics is as in a new network: a prior does not depend on the metrics.
-    """
-
-    network: nn.Module
-    space: Space
-
-    @classmethod
-    def of(cls, weights: str, network: nn.Module) -> Given:
-        """Read them; see `weights.load` for what is refused."""
-        tensors, card = load(weights, "codebook")
-        own = network.state_dict()
-        prior = {k: v for k, v in tensors.items() if not of_head(k)}
-        other = [k for k, v in prior.items() if k not in own or own[k].shape != v.shape]
-        if other:
-            raise InputError(
-                f"its prior is of another size ({other[0]})", "Give the same preset.", file=weights
-            )
-        network.load_state_dict({**own, **prior})
-        return cls(network, Space.read(card.data["space"]))
 
 
 def small(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
