@@ -12,10 +12,12 @@ from tiny_codebook import one_thread, tiny_weights  # noqa: F401
 
 import DMRIMicroLib as dm
 from DMRIMicroLib.codebooks import slices
+from DMRIMicroLib.codebooks.apart import habits_of
 from DMRIMicroLib.codebooks.estimate import MODEL, RESIDUAL, owner
 from DMRIMicroLib.codebooks.kernel_maps import IMAGE, kernel_maps
-from DMRIMicroLib.codebooks.recalibrate import Habits, Said, find_habits
+from DMRIMicroLib.codebooks.recalibrate import Habits, Said
 from DMRIMicroLib.codebooks.slices import open_codebook
+from DMRIMicroLib.codebooks.stack import Stack, with_usable
 from DMRIMicroLib.codebooks.tokens import tokens
 from DMRIMicroLib.codebooks.trunk import FILTERS
 from DMRIMicroLib.errors import Cancelled, InputError
@@ -32,6 +34,10 @@ ASKED = protocol({700.0: 15, 1500.0: 15, 2500.0: 15}, b0=0)
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+def no_habits(network, stack, said, device) -> Habits:
+    return Habits.none(said[0].noise)
 
 
 def holed(**words) -> Scan:
@@ -65,7 +71,9 @@ def by_hand(scan: Scan, weights) -> dict[tuple[int, int, int], dict]:
         with torch.no_grad():
             prior = loaded.network.prior(seen)
         said_of.append(Said(prior, seen.matrix, seen.vector.T, seen.noise))
-    habits, out = find_habits(said_of), {}
+    stack = Stack(*with_usable(scan), loaded.space)
+    with torch.no_grad():
+        habits, out = habits_of(loaded.network, stack, said_of, torch.device("cpu")), {}
     for z, said in zip(levels, said_of, strict=True):
         own = said.matrix, said.vector, said.noise
         best = habits.corrected(said.prior).posterior(*own)
@@ -154,7 +162,7 @@ def test_slices_see_each_other_only_in_the_habits_of_the_scan(weights):
         return np.abs(one - alone).max()
 
     assert apart() > 1e-4
-    with patch.object(slices, "find_habits", lambda said: Habits.none(said[0].noise)):
+    with patch.object(slices, "habits_of", no_habits):
         assert apart() < 1e-5
 
 
@@ -261,7 +269,7 @@ def test_dense_data_without_noise_are_told_as_they_are_whatever_was_expected(tmp
             return (found.mean,)
 
         scan = clean.with_measured_noise(noise)
-        with patch.object(slices, "find_habits", lambda v: Habits.none(v[0].noise)):
+        with patch.object(slices, "habits_of", no_habits):
             slices.predictions(scan, loaded, keep, torch.device("cpu"))
         design, _, _ = loaded.space.design(ASKED, torch.eye(3))
         return torch.cat(said).double() @ design.T

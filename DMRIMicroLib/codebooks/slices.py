@@ -16,8 +16,9 @@ from ..fitting.threads import in_threads
 from ..scan import Scan
 from ..signals.space import Space
 from ..weights import Card, load
+from .apart import habits_of
 from .network import Codebook, Posterior, Prediction, Shape
-from .recalibrate import Habits, Said, find_habits
+from .recalibrate import Habits, Said
 from .scale import Scale
 from .stack import Stack, with_usable
 
@@ -138,7 +139,8 @@ class _Run:
         """Find by how much real tissue differs from what the network expects."""
         if self.said:
             with torch.inference_mode():
-                self.habits = find_habits([self.said[k] for k in range(len(self.stack))])
+                said = [self.said[k] for k in range(len(self.stack))]
+                self.habits = habits_of(self.network, self.stack, said, self.device)
 
     def answer(self, k: int) -> int:
         """Tell the metrics of slice k."""

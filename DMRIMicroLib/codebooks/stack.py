@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -65,6 +67,12 @@ class Stack:
 
     def __len__(self) -> int:
         return len(self.levels)
+
+    def of_volumes(self, volumes: NDArray[np.intp]) -> Stack:
+        """Return the same of some volumes of the scan; the noise stays."""
+        part = copy(self)
+        part.signal, part.acquisition = self.signal[:, volumes], self.acquisition.subset(volumes)
+        return part
 
     def tokens(self, k: int) -> Tokens:
         """Prepare slice k; its voxels are in C order."""

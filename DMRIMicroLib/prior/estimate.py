@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..codebooks.apart import habits_of
 from ..codebooks.estimate import metric_of, owner, provenance
 from ..codebooks.gaussian import Posterior
 from ..codebooks.network import Codebook
-from ..codebooks.recalibrate import Habits, Said, find_habits
+from ..codebooks.recalibrate import Habits, Said
 from ..codebooks.slices import WEIGHTS, Loaded, open_codebook
 from ..codebooks.stack import Stack, on_grid, slice_order, with_usable
 from ..errors import Cancelled, InputError
@@ -212,7 +213,8 @@ class _Run:
     def calibrate(self) -> None:
         """Find by how much real tissue differs from what the network expects."""
         with torch.inference_mode():
-            self.habits = find_habits([self.said[k] for k in range(len(self.stack))], self.seed)
+            said = [self.said[k] for k in range(len(self.stack))]
+            self.habits = habits_of(self.network, self.stack, said, self.device, self.seed)
 
     def draw(self, k: int) -> int:
         """Draw samples of slice k, and read what is wanted off them."""

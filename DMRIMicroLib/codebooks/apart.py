@@ -1,0 +1,76 @@
+"""A scan's habits, found where the noise of neighbours does not flatter a prior.
+
+Noise of neighbouring voxels is alike where k-space was windowed, filled up or interpolated. A prior
+that comes from neighbours then has some of a voxel's own noise in it, and seems better than it is.
+Between volumes noise is independent: half of them tell what to expect of the other half. That
+matters for directions, of which every volume is one. What volumes have in common (degree 0) is far
+above the noise, and is asked of the prior as it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..acquisition import Acquisition
+from ..signals.evidence import weighted
+from .network import RANKS, Codebook
+from .recalibrate import Habits, Said, find_habits
+from .stack import Stack
+
+FEWEST = 8
+"""Weighted volumes of a scan that can be halved: three directions say little of anisotropy."""
+
+HALVINGS = 2
+"""Each gives two answers: either half tells of the other."""
+
+SLICES = 4
+"""Of a scan, spread over it, that are asked."""
+
+
+def habits_of(
+    network: Codebook, stack: Stack, said: Sequence[Said], device: torch.device, seed: int = 0
+) -> Habits:
+    """Find the habits of a prior that a scan tells of, from what was `said` of its slices."""
+    habits = find_habits(said, seed)
+    if int(weighted(stack.acquisition).sum()) < FEWEST:
+        return habits
+    apart = find_habits(expected_apart(network, stack, device, seed), seed)
+    factor = torch.cat([habits.factor[: RANKS[0]], apart.factor[RANKS[0] :]])
+    return Habits(habits.zeroth, apart.higher, factor)
+
+
+def expected_apart(
+    network: Codebook, stack: Stack, device: torch.device, seed: int = 0
+) -> list[Said]:
+    """Ask what a network expects from half of the volumes, beside what the others say."""
+    generator = np.random.default_rng(seed)
+    count = min(SLICES, len(stack))
+    chosen = np.unique(np.linspace(0, len(stack) - 1, count + 2)[1:-1].round().astype(int))
+    out = []
+    for _ in range(HALVINGS):
+        parts = [stack.of_volumes(half) for half in halves(stack.acquisition, generator)]
+        for shown, asked in (parts, parts[::-1]):
+            for k in chosen:
+                prior = Said.of(network, shown.tokens(int(k)).to(device)).prior
+                data = asked.tokens(int(k))
+                out.append(Said(prior, data.matrix, data.vector.T.contiguous(), data.noise))
+    return out
+
+
+def halves(
+    acquisition: Acquisition, generator: np.random.Generator
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Volumes of two halves of a scan: half of each shell, and all b0 volumes in both."""
+    told, parts = weighted(acquisition), ([], [])
+    for shell in acquisition.shells:
+        volumes = generator.permutation([v for v in shell.indices if told[v]])
+        larger = int(len(parts[0]) > len(parts[1]))  # so many shells of one volume are halved, too
+        for k, v in enumerate(volumes):
+            parts[(k + larger) % 2].append(v)
+    b0 = np.flatnonzero(acquisition.is_b0)
+    one, other = (np.sort(np.concatenate([b0, part])).astype(np.intp) for part in parts)
+    return one, other
