@@ -12,7 +12,7 @@ from tiny_codebook import one_thread, tiny_weights  # noqa: F401
 
 import DMRIMicroLib as dm
 from DMRIMicroLib.codebooks import slices
-from DMRIMicroLib.codebooks.apart import habits_of
+from DMRIMicroLib.codebooks.apart import asked_of, habits_of
 from DMRIMicroLib.codebooks.estimate import MODEL, RESIDUAL, owner
 from DMRIMicroLib.codebooks.kernel_maps import IMAGE, kernel_maps
 from DMRIMicroLib.codebooks.recalibrate import Habits, Said
@@ -36,7 +36,7 @@ def weights(tmp_path_factory):
     return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
-def no_habits(network, stack, said, device) -> Habits:
+def no_habits(acquisition, said, asked) -> Habits:
     return Habits.none(said[0].noise)
 
 
@@ -73,7 +73,8 @@ def by_hand(scan: Scan, weights) -> dict[tuple[int, int, int], dict]:
         said_of.append(Said(prior, seen.matrix, seen.vector.T, seen.noise))
     stack = Stack(*with_usable(scan), loaded.space)
     with torch.no_grad():
-        habits, out = habits_of(loaded.network, stack, said_of, torch.device("cpu")), {}
+        asked, out = asked_of(loaded.network, stack, torch.device("cpu")), {}
+        habits = habits_of(scan.acquisition, said_of, asked)
     for z, said in zip(levels, said_of, strict=True):
         own = said.matrix, said.vector, said.noise
         best = habits.corrected(said.prior).posterior(*own)

@@ -8,9 +8,9 @@ import torch
 from phantom import ring_scan
 from tiny_codebook import one_thread, shells, tiny_space  # noqa: F401
 
-from DMRIMicroLib.codebooks.apart import FEWEST, expected_apart, habits_of, halves
+from DMRIMicroLib.codebooks.apart import FEWEST, asked_of, habits_of, halves
 from DMRIMicroLib.codebooks.network import GROUPS, RANKS, Prior
-from DMRIMicroLib.codebooks.recalibrate import Said, find_habits
+from DMRIMicroLib.codebooks.recalibrate import Habits, Said, find_habits
 from DMRIMicroLib.codebooks.stack import Stack, with_usable
 from DMRIMicroLib.scan import Noise, Scan
 
@@ -41,6 +41,10 @@ def plain(stack: Stack) -> list[Said]:
     return [Said.of(NETWORK, stack.tokens(k)) for k in range(len(stack))]
 
 
+def found_apart(stack: Stack, seed: int = 0) -> Habits:
+    return habits_of(stack.acquisition, plain(stack), asked_of(NETWORK, stack, CPU), seed)
+
+
 @pytest.mark.parametrize("counts", [(16, 16), (3, 6), (7,), (1, 1, 1, 1, 1, 1, 1, 1)])
 def test_halves_share_the_b0_only_and_each_shell_is_halved(counts):
     b = np.concatenate([[0, 0], *(np.full(n, 300.0 * (k + 1)) for k, n in enumerate(counts))])
@@ -57,7 +61,7 @@ def test_halves_share_the_b0_only_and_each_shell_is_halved(counts):
 def test_noise_that_a_prior_has_seen_does_not_make_it_better():
     """The truth is the same everywhere along a ring; the expectation is noisy, and does not say."""
     stack = stack_of(DENSE)
-    seen, apart = find_habits(plain(stack)), habits_of(NETWORK, stack, plain(stack), CPU)
+    seen, apart = find_habits(plain(stack)), found_apart(stack)
     anisotropy = RANKS[0]  # the first component of degree 2
     assert float(seen.factor[anisotropy]) < 0.5  # it looks far better than it claims to be
     assert float(apart.factor[anisotropy]) > 2 * float(seen.factor[anisotropy])
@@ -69,24 +73,25 @@ def test_noise_that_a_prior_has_seen_does_not_make_it_better():
 
 def test_what_is_expected_comes_from_one_half_and_the_data_from_the_other():
     stack = stack_of(DENSE)
-    first = [stack.of_volumes(v) for v in halves(DENSE, np.random.default_rng(0))]
-    said = expected_apart(NETWORK, stack, CPU, seed=0)
-    for k, (shown, asked) in enumerate((first, first[::-1])):
-        one = said[k * len(stack)]
-        torch.testing.assert_close(one.prior.mean, believes(shown.tokens(0)).mean)
-        torch.testing.assert_close(one.vector, asked.tokens(0).vector.T)
-        torch.testing.assert_close(one.matrix, asked.tokens(0).matrix)
+    volumes = halves(DENSE, np.random.default_rng(0))
+    shown, rest = (stack.of_volumes(v) for v in volumes)
+    said = asked_of(NETWORK, stack, CPU)(*volumes)
+    assert len(said) == len(stack)
+    for k, one in enumerate(said):
+        torch.testing.assert_close(one.prior.mean, believes(shown.tokens(k)).mean)
+        torch.testing.assert_close(one.vector, rest.tokens(k).vector.T)
+        torch.testing.assert_close(one.matrix, rest.tokens(k).matrix)
 
 
 def test_too_few_volumes_are_not_halved():
     few = stack_of(shells(1000.0, count=FEWEST - 1))
-    one, other = habits_of(NETWORK, few, plain(few), CPU), find_habits(plain(few))
+    one, other = found_apart(few), find_habits(plain(few))
     assert torch.equal(one.factor, other.factor)
     assert torch.equal(one.higher[0], other.higher[0])
 
 
 def test_the_same_seed_halves_alike():
     stack = stack_of(DENSE)
-    made = [habits_of(NETWORK, stack, plain(stack), CPU, seed).factor for seed in (0, 0, 1)]
+    made = [found_apart(stack, seed).factor for seed in (0, 0, 1)]
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])

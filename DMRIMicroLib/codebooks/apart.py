@@ -9,7 +9,7 @@ above the noise, and is asked of the prior as it is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from .network import RANKS, Codebook
 from .recalibrate import Habits, Said, find_habits
 from .stack import Stack
 
+Volumes = NDArray[np.intp]
+
 FEWEST = 8
 """Weighted volumes of a scan that can be halved: three directions say little of anisotropy."""
 
@@ -31,39 +33,43 @@ SLICES = 4
 """Of a scan, spread over it, that are asked."""
 
 
+Asked = Callable[[Volumes, Volumes], "list[Said]"]
+"""From volumes that are shown and volumes that are asked for to what is said of these."""
+
+
 def habits_of(
-    network: Codebook, stack: Stack, said: Sequence[Said], device: torch.device, seed: int = 0
+    acquisition: Acquisition, said: Sequence[Said], asked: Asked, seed: int = 0
 ) -> Habits:
     """Find the habits of a prior that a scan tells of, from what was `said` of its slices."""
     habits = find_habits(said, seed)
-    if int(weighted(stack.acquisition).sum()) < FEWEST:
+    if int(weighted(acquisition).sum()) < FEWEST:
         return habits
-    apart = find_habits(expected_apart(network, stack, device, seed), seed)
+    generator, found = np.random.default_rng(seed), []
+    for _ in range(HALVINGS):
+        one, other = halves(acquisition, generator)
+        found += asked(one, other) + asked(other, one)
+    apart = find_habits(found, seed)
     factor = torch.cat([habits.factor[: RANKS[0]], apart.factor[RANKS[0] :]])
     return Habits(habits.zeroth, apart.higher, factor)
 
 
-def expected_apart(
-    network: Codebook, stack: Stack, device: torch.device, seed: int = 0
-) -> list[Said]:
-    """Ask what a network expects from half of the volumes, beside what the others say."""
-    generator = np.random.default_rng(seed)
+def asked_of(network: Codebook, stack: Stack, device: torch.device) -> Asked:
+    """Return what asks a network of some slices of a scan."""
     count = min(SLICES, len(stack))
     chosen = np.unique(np.linspace(0, len(stack) - 1, count + 2)[1:-1].round().astype(int))
-    out = []
-    for _ in range(HALVINGS):
-        parts = [stack.of_volumes(half) for half in halves(stack.acquisition, generator)]
-        for shown, asked in (parts, parts[::-1]):
-            for k in chosen:
-                prior = Said.of(network, shown.tokens(int(k)).to(device)).prior
-                data = asked.tokens(int(k))
-                out.append(Said(prior, data.matrix, data.vector.T.contiguous(), data.noise))
-    return out
+
+    def asked(shown: Volumes, wanted: Volumes) -> list[Said]:
+        seen, rest, out = stack.of_volumes(shown), stack.of_volumes(wanted), []
+        for k in map(int, chosen):
+            prior = Said.of(network, seen.tokens(k).to(device)).prior
+            data = rest.tokens(k)
+            out.append(Said(prior, data.matrix, data.vector.T.contiguous(), data.noise))
+        return out
+
+    return asked
 
 
-def halves(
-    acquisition: Acquisition, generator: np.random.Generator
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def halves(acquisition: Acquisition, generator: np.random.Generator) -> tuple[Volumes, Volumes]:
     """Volumes of two halves of a scan: half of each shell, and all b0 volumes in both."""
     told, parts = weighted(acquisition), ([], [])
     for shell in acquisition.shells:

@@ -16,7 +16,7 @@ from ..fitting.threads import in_threads
 from ..scan import Scan
 from ..signals.space import Space
 from ..weights import Card, load
-from .apart import habits_of
+from .apart import asked_of, habits_of
 from .network import Codebook, Posterior, Prediction, Shape
 from .recalibrate import Habits, Said
 from .scale import Scale
@@ -140,7 +140,8 @@ class _Run:
         if self.said:
             with torch.inference_mode():
                 said = [self.said[k] for k in range(len(self.stack))]
-                self.habits = habits_of(self.network, self.stack, said, self.device)
+                asked = asked_of(self.network, self.stack, self.device)
+                self.habits = habits_of(self.stack.acquisition, said, asked)
 
     def answer(self, k: int) -> int:
         """Tell the metrics of slice k."""

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..acquisition import Acquisition
 from ..errors import InputError
 from ..masking import brain_mask
 from ..scan import Scan
@@ -43,27 +42,35 @@ def with_usable(scan: Scan) -> tuple[Scan, NDArray[np.bool_]]:
 
 
 class Stack:
-    """Slices along the third axis, and what their signals say of the signal space.
+    """Slices along an axis, and what their signals say of the signal space.
 
     Attributes
     ----------
+    signal : (n, m) array
+        Of the usable voxels, in C order.
+    axis : int
     levels : (k,) array
         Where along the axis there are usable voxels.
     frame : (3, 3) tensor
-        Rows, columns and thickness in RAS, as rows.
+        Axes of the grid in RAS, as rows: what numbers of the space refer to, whatever the axis.
     """
 
     def __init__(self, scan: Scan, usable: NDArray[np.bool_], space: Space) -> None:
-        self.space, self.usable, self.acquisition = space, usable, scan.acquisition
+        self.space, self.acquisition = space, scan.acquisition
         self.signal = np.nan_to_num(scan.voxels(usable), copy=False)
-        self.levels = np.flatnonzero(usable.any((0, 1)))
-        self.first = np.argwhere(usable)[:, 2]
         edges = scan.affine[:3, :3]
         self.frame = torch.as_tensor((edges / np.linalg.norm(edges, axis=0)).T.copy())
         noise = scan.noise
         unknown = NOISE_UNKNOWN * float(np.median(scan.b0[usable]))
         sigma = unknown if noise is None else noise.sigma if noise.map is None else noise.map
         self.sigma = np.broadcast_to(np.float32(sigma), usable.shape)
+        self._cut(usable, 2)
+
+    def _cut(self, usable: NDArray[np.bool_], axis: int) -> None:
+        self.usable, self.axis = usable, axis
+        others = tuple(k for k in range(3) if k != axis)
+        self.levels = np.flatnonzero(usable.any(others))
+        self.level_of = np.argwhere(usable)[:, axis]
 
     def __len__(self) -> int:
         return len(self.levels)
@@ -74,26 +81,45 @@ class Stack:
         part.signal, part.acquisition = self.signal[:, volumes], self.acquisition.subset(volumes)
         return part
 
+    def along(self, axis: int) -> Stack:
+        """Return the same voxels in slices along another axis."""
+        other = copy(self)
+        other._cut(self.usable, axis)
+        return other
+
+    def within(self, box: NDArray[np.bool_]) -> Stack:
+        """Return the usable voxels of a part of the grid."""
+        part = copy(self)
+        part.signal = self.signal[box[self.usable]]
+        part._cut(self.usable & box, self.axis)
+        return part
+
+    def rows(self, k: int) -> NDArray[np.intp]:
+        """Rows of `signal` that belong to slice k, in C order."""
+        return np.flatnonzero(self.level_of == self.levels[k])
+
     def tokens(self, k: int) -> Tokens:
         """Prepare slice k; its voxels are in C order."""
         z = int(self.levels[k])
-        mask = self.usable[:, :, z]
+        mask = self.usable.take(z, self.axis)
         box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(mask))
         signal = np.zeros((*mask.shape, self.signal.shape[1]), np.float32)
-        signal[mask] = self.signal[self.first == z]
+        signal[mask] = self.signal[self.rows(k)]
         cut = torch.from_numpy(np.ascontiguousarray(np.moveaxis(signal[box], -1, 0)))
         inside = torch.from_numpy(np.ascontiguousarray(mask[box]))
-        sigma = torch.from_numpy(np.array(self.sigma[:, :, z][box], order="C"))
+        sigma = torch.from_numpy(np.array(self.sigma.take(z, self.axis)[box], order="C"))
         return tokens(cut, inside, self.acquisition, sigma, self.frame, self.space)
 
-    def ratio(self, k: int) -> tuple[Tensor, Tensor, Acquisition]:
-        """Return weighted signals of slice k relative to b = 0 (m, n), noise (n,), gradients."""
-        z = int(self.levels[k])
-        signal = torch.from_numpy(self.signal[self.first == z].T)
-        b0 = signal[torch.from_numpy(self.acquisition.is_b0.copy())].mean(0)
+    def misfit(self, numbers: Tensor) -> Tensor:
+        """RMS of the weighted signals less those of numbers (n, c), over the noise: (n,)."""
+        b0 = self.signal[:, self.acquisition.is_b0].mean(1)
         rows = [int(v) for v in weighted(self.acquisition).nonzero()[0]]
-        noise = torch.from_numpy(self.sigma[:, :, z][self.usable[:, :, z]].copy()) / b0
-        return signal[rows] / b0, noise, self.acquisition.subset(rows)
+        design, offset, _ = self.space.design(self.acquisition.subset(rows), self.frame)
+        noise, square = torch.from_numpy(self.sigma[self.usable] / b0), torch.zeros(len(b0))
+        for k, row in enumerate(rows):  # volume by volume: the signal is not held twice
+            told = numbers @ design[k].float() + offset[k].float()
+            square += (torch.from_numpy(self.signal[:, row] / b0) - told).square()
+        return (square / len(rows)).sqrt() / noise
 
 
 def slice_order(usable: NDArray[np.bool_]) -> NDArray[np.intp]:

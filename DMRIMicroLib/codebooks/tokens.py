@@ -120,7 +120,9 @@ def informative(acquisition: Acquisition) -> Acquisition:
     return acquisition.subset(kept)
 
 
-def with_state(tokens: Tokens, space: Space, state: Tensor, level: float) -> Tokens:
+def with_state(
+    tokens: Tokens, space: Space, state: Tensor, level: float, typical: Tensor | None = None
+) -> Tokens:
     """Add a noisy guess of the voxels' numbers as one more measurement.
 
     So a network that estimates from measurements is the denoiser of a diffusion model, too, which
@@ -133,10 +135,13 @@ def with_state(tokens: Tokens, space: Space, state: Tensor, level: float) -> Tok
     state : (c, n) tensor
         The truth plus white noise.
     level : float
-        Standard deviation of that noise in a voxel of median noise; elsewhere it is larger or
+        Standard deviation of that noise in a voxel of typical noise; elsewhere it is larger or
         smaller as the noise of the signal is, see `state_noise`.
+    typical : () tensor, optional
+        Noise relative to b0; the slice's median if left out.
     """
-    weight = (tokens.noise.median() / level).square()
+    typical = tokens.noise.median() if typical is None else typical.to(tokens.noise)
+    weight = (typical / level).square()
     unit = torch.eye(space.channels).to(tokens.matrix)
     matrix = tokens.matrix + weight * unit
     seen = Evidence(matrix, tokens.vector + weight * state, tokens.noise)

@@ -1,8 +1,9 @@
-"""The prior learns from the scan at hand: no truth, no held-out volumes, only likelihood.
+"""The prior learns from the scan at hand: no truth, only volumes that it was not shown.
 
-What the network expects of a voxel comes from its neighbours alone, so the voxel's own signals are
-data that the expectation has not seen: their probability (`gaussian.unlikeliness`) is a loss that
-noise cannot make small. A few voxels are left out of it and tell when to stop.
+Half of the volumes are shown, and what is expected of a voxel, with its own signals of that half,
+makes the other half's signals more or less likely (`gaussian.unlikeliness`): a loss that noise
+cannot make small, be it alike in neighbours or not, as that of other volumes is independent. A few
+voxels are left out of it and tell when to stop.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..codebooks.apart import FEWEST, halves
 from ..codebooks.gaussian import unlikeliness
-from ..codebooks.network import Codebook, of_head
+from ..codebooks.network import Codebook, Prior, of_head
+from ..codebooks.stack import Stack
 from ..codebooks.tokens import Tokens
+from ..signals.evidence import weighted
 
-RATE = 5e-4
+RATE = 5e-5
 """Of Adam."""
 
 LEFT_OUT = 0.2
@@ -32,23 +37,31 @@ LOOK = 10
 CAP = 50.0
 """A voxel that is less likely than this is no tissue that could teach."""
 
+SLICES = 24
+"""Of a scan that the prior learns from, spread over it."""
+
+ASKED = 4
+"""Of these, that tell when to stop."""
+
 
 def adapted(
     network: Codebook,
-    slices: Sequence[Tokens],
+    stack: Stack,
     steps: int,
+    device: torch.device,
     seed: int = 0,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[Codebook, list[float]]:
-    """Return the network after it has learned from a scan's slices, and its course.
+    """Return the network after it has learned from a scan, and its course.
 
     Parameters
     ----------
     network : Codebook
         Stays as it is.
-    slices : sequence of Tokens
+    stack : Stack
     steps : int
         At most.
+    device : torch.device
     seed : int
     progress : callable
         Gets the share of the work.
@@ -59,29 +72,33 @@ def adapted(
         Of the step at which the voxels left out were most likely.
     list of float
         Mean unlikeliness of the voxels left out, before and at each look; empty if there are too
-        few voxels to learn from some and ask others, and then the network has not changed.
+        few volumes or voxels to learn from some and ask others, and then the network has not
+        changed.
     """
     learner = deepcopy(network).train()
     learner.requires_grad_(True)
+    generator = np.random.default_rng(seed)
+    out = generator.random(len(stack.signal)) < LEFT_OUT
+    enough = int(weighted(stack.acquisition).sum()) >= FEWEST
+    if not enough or not out.any() or out.all():
+        return learner.eval().requires_grad_(False), []
     own = [p for name, p in learner.named_parameters() if not of_head(name)]
     optimiser = torch.optim.Adam(own, RATE)
-    generator = torch.Generator().manual_seed(seed)
-    out = [torch.rand(len(s.noise), generator=generator) < LEFT_OUT for s in slices]
-    teaching = [k for k, o in enumerate(out) if not o.all()]
-    if not teaching or not any(bool(o.any()) for o in out):
-        return learner.eval().requires_grad_(False), []
-    best, kept = [_left_out(learner, slices, out)], deepcopy(learner.state_dict())
+    count = min(SLICES, len(stack))
+    chosen = np.unique(np.linspace(0, len(stack) - 1, count).round().astype(int))
+    asked = [_Half.of(stack, int(k), device, generator) for k in chosen[:: -(-count // ASKED)]]
+    best, kept = [_left_out(learner, asked, out)], deepcopy(learner.state_dict())
     for step in range(steps):
-        k = teaching[int(torch.randint(len(teaching), (1,), generator=generator))]
-        chosen = (~out[k]).to(slices[k].noise.device)
-        cost = _cost(learner, slices[k])[chosen].mean()
-        optimiser.zero_grad()
-        cost.backward()
-        torch.nn.utils.clip_grad_norm_(own, 1.0)
-        optimiser.step()
+        half = _Half.of(stack, int(generator.choice(chosen)), device, generator)
+        teaching = torch.from_numpy(~out[half.rows])
+        if bool(teaching.any()):
+            optimiser.zero_grad()
+            half.cost(learner)[teaching].mean().backward()
+            torch.nn.utils.clip_grad_norm_(own, 1.0)
+            optimiser.step()
         progress((step + 1) / steps)
         if (step + 1) % LOOK == 0:
-            best.append(_left_out(learner, slices, out))
+            best.append(_left_out(learner, asked, out))
             if best[-1] == min(best):
                 kept = deepcopy(learner.state_dict())
             elif len(best) - 1 - best.index(min(best)) >= PATIENCE:
@@ -90,13 +107,33 @@ def adapted(
     return learner.eval().requires_grad_(False), best
 
 
-def _cost(network: Codebook, seen: Tokens) -> Tensor:
-    prior = network.prior(seen)
-    cost = unlikeliness(*prior.gaussian, seen.matrix, seen.vector.T, seen.noise)
-    return cost.clamp(max=float(cost.detach().median()) + CAP)
+class _Half:
+    """Of a slice's volumes: half of them, and all."""
+
+    def __init__(self, shown: Tokens, every: Tokens, rows: np.ndarray) -> None:
+        self.shown, self.every, self.rows = shown, every, rows
+
+    @classmethod
+    def of(
+        cls, stack: Stack, k: int, device: torch.device, generator: np.random.Generator
+    ) -> _Half:
+        """Halve the volumes of slice k."""
+        half, _ = halves(stack.acquisition, generator)
+        shown = stack.of_volumes(half).tokens(k).to(device)
+        return cls(shown, stack.tokens(k).to(device), stack.rows(k))
+
+    def cost(self, network: Codebook) -> Tensor:
+        """How unlikely the other half is, once this one is known: (n,), on the CPU."""
+        prior = network.prior(self.shown)
+        cost = (_unlikely(prior, self.every) - _unlikely(prior, self.shown)).cpu()
+        return cost.clamp(max=float(cost.detach().median()) + CAP)
+
+
+def _unlikely(prior: Prior, seen: Tokens) -> Tensor:
+    return unlikeliness(*prior.gaussian, seen.matrix, seen.vector.T, seen.noise)
 
 
 @torch.no_grad()
-def _left_out(network: Codebook, slices: Sequence[Tokens], out: Sequence[Tensor]) -> float:
-    costs = [_cost(network, s)[o.to(s.noise.device)] for s, o in zip(slices, out, strict=True)]
+def _left_out(network: Codebook, asked: Sequence[_Half], out: np.ndarray) -> float:
+    costs = [half.cost(network)[torch.from_numpy(out[half.rows])] for half in asked]
     return float(torch.cat(costs).mean())

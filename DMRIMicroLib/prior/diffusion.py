@@ -1,37 +1,50 @@
 r"""Samples of what tissue may be, given a scan: a diffusion model that knows the scan.
 
-Noise is added to a slice's numbers z (`signals.space`) at falling levels :math:`\sigma`, and a
+Noise is added to the voxels' numbers z (`signals.space`) at falling levels :math:`\sigma`, and a
 denoiser says what they were. Here the noisy state is one more measurement of the voxels, beside
 those of the scanner (`codebooks.tokens.with_state`), so the network that estimates from
 measurements is the denoiser :math:`D = E[z | z + \sigma n, y]` for every acquisition, without a
 guess of how data guide a prior. Samples follow the probability flow (T. Karras, M. Aittala, T.
-Aila, S. Laine, NeurIPS 2022, eq. 1, 5 and algorithm 1 without churn),
+Aila, S. Laine, NeurIPS 2022, eq. 1),
 
 .. math:: \frac{dx}{d\sigma} = \frac{x - D(x, \sigma)}{\sigma} ,
 
-between two draws of the denoiser's Gaussians: the first state is a sample of what neighbours and
-data say, plus noise, and what the last level leaves open is drawn. For a Gaussian posterior both
-ends are exact, so the flow's steps are all that makes samples too alike.
+slices of another plane at each step. The network also says how sure it is, c = Var[z | x, y]. Were
+the posterior Gaussian, with :math:`a = c / \sigma^2` and :math:`r^2 = a + (1 - a) (\sigma' /
+\sigma)^2` a step to the level :math:`\sigma'` would be
+
+.. math:: x' = D + (x - D) \frac{r - a}{1 - a} ,
+
+and that is the step which is taken: exact there, whatever its size. The first state is a sample of
+what neighbours and data say, plus noise; what the last level leaves open is drawn.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ..codebooks.gaussian import Posterior
-from ..codebooks.network import Codebook
-from ..codebooks.recalibrate import Habits, Said
-from ..codebooks.tokens import Tokens, state_noise, with_state
-from ..signals.space import Space
+from ..codebooks import gaussian
+from ..codebooks.recalibrate import Said
+from .volume import Work
 
 LEVELS = (2.0, 0.06)
 """First and last noise, in units of the population's spread of each number."""
 
 BEND = 3.0
 """Exponent of the levels' spacing, Karras' rho."""
+
+CERTAIN = 0.999
+"""Largest share of a level's variance that the denoiser may leave: it knows more than nothing."""
+
+BATCH = 20_000
+"""Voxels that are drawn at a time: 100 MB."""
+
+Ask = Callable[[Tensor, float, int, Work], Tensor]
+"""From state (n, c), level, number of the step and work to what that makes of all voxels."""
 
 
 def levels(steps: int) -> list[float]:
@@ -41,43 +54,41 @@ def levels(steps: int) -> list[float]:
     return [(first + (last - first) * u) ** BEND for u in share]
 
 
-def denoise(network: Codebook, seen: Tokens, habits: Habits) -> Posterior:
-    """Say what the voxels' numbers are, from all that is known of them: means of (n, c)."""
-    return Said.of(network, seen).corrected(habits).posterior()
-
-
-def sample(
-    network: Codebook,
-    space: Space,
-    seen: Tokens,
-    said: Said,
-    habits: Habits,
-    steps: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """Draw the numbers of a slice's voxels: (n, c).
+def sample(ask: Ask, said: Said, unit: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+    """Draw the numbers of n voxels: (n, c).
 
     Parameters
     ----------
-    network : Codebook
-    space : Space
-    seen : Tokens
-        Of the slice.
+    ask : callable
+        See `volume.Volume.beside`.
     said : Said
-        What the network says of it.
-    habits : Habits
-        Of the prior in this scan.
+        What network and data say without a state, the scan's habits corrected.
+    unit : (n,) tensor
+        Noise of a state at level 1 (`codebooks.tokens.state_noise`).
     steps : int
         Evaluations of the network.
     generator : torch.Generator
     """
     schedule = levels(steps)
-    state = said.corrected(habits).draw(generator)
-    unit = state_noise(seen, 1.0).cpu()[:, None]
-    state = state + schedule[0] * unit * torch.randn(state.shape, generator=generator)
-    for level, after in pairwise(schedule):
-        joined = with_state(seen, space, state.T.to(seen.vector), level)
-        best = denoise(network, joined, habits).mean
-        state = best + (state - best) * (after / level)
-    joined = with_state(seen, space, state.T.to(seen.vector), schedule[-1])
-    return Said.of(network, joined).corrected(habits).draw(generator)
+    count = len(unit)
+    batches = torch.arange(count).split(BATCH)
+    state = torch.cat([said.subset(at).draw(generator) for at in batches])
+    state += schedule[0] * unit[:, None] * torch.randn(state.shape, generator=generator)
+    for step, (level, after) in enumerate(pairwise(schedule)):
+        now = state
+
+        def follow(beside: Said, rows: Tensor, now=now, level=level, after=after) -> Tensor:
+            best, left = beside.posterior()
+            a = (left / (level * unit[rows, None]).square()).clamp(max=CERTAIN)
+            r = (a + (1 - a) * (after / level) ** 2).sqrt()
+            return best + (now[rows] - best) * (r - a) / (1 - a)
+
+        state = ask(state, level, step, follow)
+    together = said.prior.factors.shape[2]
+    normal = torch.randn(count, state.shape[1] + together, generator=generator)
+
+    def drawn(beside: Said, rows: Tensor) -> Tensor:
+        data = beside.matrix, beside.vector, beside.noise
+        return gaussian.draw(*beside.prior.gaussian, *data, normal[rows])
+
+    return ask(state, schedule[-1], steps - 1, drawn)

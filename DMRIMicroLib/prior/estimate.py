@@ -11,22 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..codebooks.apart import habits_of
 from ..codebooks.estimate import metric_of, owner, provenance
 from ..codebooks.gaussian import Posterior
 from ..codebooks.network import Codebook
-from ..codebooks.recalibrate import Habits, Said
 from ..codebooks.slices import WEIGHTS, Loaded, open_codebook
-from ..codebooks.stack import Stack, on_grid, slice_order, with_usable
+from ..codebooks.stack import Stack, with_usable
 from ..errors import Cancelled, InputError
 from ..fitting.estimate import choose_device
-from ..fitting.threads import in_threads
 from ..maps import Map, MapSet
 from ..metric import Flag, Metric
 from ..scan import Scan
 from .adaptation import adapted
 from .diffusion import sample
 from .result import Pigment
+from .volume import Volume, Work, planes_of
 
 MODEL = "pigment"
 """Name that the maps are kept under."""
@@ -36,14 +34,14 @@ SHARE = Metric("prior_share", "Share of the prior in the answer", "", 0, 1, (0, 
 
 RESIDUAL = Metric("pigment_residual", "Signal left unexplained, RMS over noise", "", 0, 20, (0, 3))
 
-CERTAIN = 1e-4
-"""Variance of a sampled number: it is what it is."""
-
 BELIEVED = 4.0
 """Samples that the network's own standard deviation is worth beside those drawn."""
 
-TEACHING = 24
-"""Slices of a scan that the prior learns from, spread over it."""
+ADAPTING = 0.5
+"""Slices that are looked at in the time of a step of adaptation."""
+
+BATCH = 20_000
+"""Voxels whose metrics are read at a time."""
 
 Progress = Callable[[float, str], None]
 
@@ -59,20 +57,22 @@ class Preset:
         Noise levels of each sample.
     adapt : int
         Steps in which the prior learns from the scan, at most.
+    planes : bool
+        Whether a voxel's neighbours in all three planes are looked at, see `volume.planes_of`.
     """
 
     samples: int
     steps: int
     adapt: int
+    planes: bool = True
 
 
 PRESETS = {
-    "fast": Preset(samples=2, steps=4, adapt=0),
-    "standard": Preset(samples=4, steps=8, adapt=0),
-    "best": Preset(samples=12, steps=12, adapt=0),
+    "fast": Preset(samples=2, steps=4, adapt=0, planes=False),
+    "standard": Preset(samples=4, steps=6, adapt=0),
+    "best": Preset(samples=12, steps=9, adapt=0),
 }
-"""None adapts the prior: on a scan of 13 volumes 60 steps made FA four times worse, while voxels
-left out became more likely. Nothing holds what few directions do not measure."""
+"""None adapts the prior: it made some metrics better and others worse (benchmarks/pigment.py)."""
 
 
 def pigment(
@@ -116,7 +116,7 @@ def pigment(
 
     Notes
     -----
-    Memory: the signal of the masked voxels once, and 44 bytes a voxel and sample.
+    Memory: the signal of the masked voxels once, 1 kB a voxel, and 140 bytes a voxel and sample.
     """
     work = _settings(preset, samples, adapt)
     device = choose_device(device)
@@ -131,20 +131,8 @@ def pigment(
 
     report(0.0, "Reading")
     scan, usable = with_usable(scan)
-    run = _Run(Stack(scan, usable, loaded.space), loaded, device, work, seed)
-    slices = len(run.stack)
-    stages = [(run.look, "Looking", 1.0), (run.draw, "Sampling", float(work.samples * work.steps))]
-    total, done = sum(cost for _, _, cost in stages) + 0.2 * work.adapt, 0.0
-    if work.adapt:
-        run.learn(lambda share: report(0.2 * work.adapt * share / total, "Adapting the prior"))
-        done = 0.2 * work.adapt
-    for stage, text, cost in stages:
-        for k in in_threads(stage, range(slices), device):
-            share = (done + cost * (k + 1) / slices) / total
-            report(share, f"{text}: slice {k + 1} of {slices}")
-        done += cost
-        if stage == run.look:
-            run.calibrate()
+    run = _Run(scan, usable, loaded, device, work, seed, report)
+    run.look()
     return _to_maps(scan, usable, run, wanted, device)
 
 
@@ -156,6 +144,7 @@ def _settings(preset: str, samples: int | None, adapt: int | None) -> Preset:
         own.samples if samples is None else samples,
         own.steps,
         own.adapt if adapt is None else adapt,
+        own.planes,
     )
     if chosen.samples < 1 or chosen.adapt < 0:
         raise InputError(
@@ -182,109 +171,114 @@ def _wanted(loaded: Loaded, models: str | Sequence[str]) -> list[int]:
 
 
 class _Run:
-    """Looking, learning, sampling, slice by slice."""
+    """Looking, learning, sampling, all voxels at once."""
 
     def __init__(
-        self, stack: Stack, loaded: Loaded, device: torch.device, work: Preset, seed: int
-    ) -> None:
-        self.stack, self.loaded, self.device = stack, loaded, device
+        self, scan: Scan, usable: NDArray[np.bool_], loaded: Loaded, device: torch.device,
+        work: Preset, seed: int, report: Progress,
+    ) -> None:  # fmt: skip
+        self.loaded, self.device, self.work, self.seed = loaded, device, work, seed
         self.network: Codebook = loaded.network.to(device)
-        self.work, self.seed = work, seed
+        self.stack = Stack(scan, usable, loaded.space)
+        planes = planes_of(scan, usable) if work.planes else (2,)
+        looks = len(planes) + work.samples * work.steps
+        self.total, self.done = len(self.stack) * looks + ADAPTING * work.adapt, 0.0
+        self.report = report
         self.course: list[float] = []
-        self.said: dict[int, Said] = {}
-        self.habits: Habits | None = None
-        self.done: dict[int, tuple[Tensor, ...]] = {}
+        if work.adapt:
+            told = self._part(ADAPTING * work.adapt, "Adapting the prior")
+            self.network, self.course = adapted(
+                self.network, self.stack, work.adapt, device, seed, told
+            )
+        self.volume = Volume(self.stack, planes, device)
 
-    def learn(self, progress: Callable[[float], None]) -> None:
-        """Let the prior learn from some slices of the scan."""
-        count = min(TEACHING, len(self.stack))
-        chosen = np.unique(np.linspace(0, len(self.stack) - 1, count).round().astype(int))
-        slices = [self.stack.tokens(int(k)).to(self.device) for k in chosen]
-        self.network, self.course = adapted(
-            self.network, slices, self.work.adapt, self.seed, progress
+    def _part(self, cost: float, text: str) -> Callable[[float], None]:
+        """Return what reports a part of the work."""
+        began = self.done
+        self.done += cost
+
+        def told(share: float) -> None:
+            self.report((began + cost * share) / self.total, text)
+
+        return told
+
+    def look(self) -> None:
+        """Find what is expected of the scan, and what network and data say of it."""
+        volume, looking = self.volume, len(self.stack) * len(self.volume.stacks)
+        with torch.inference_mode():
+            prior = volume.prior(self.network, self._part(looking, "Looking"))
+            self.report(self.done / self.total, "Calibrating")
+            self.habits = volume.habits(self.network, prior, self.seed)
+            self.said = volume.given(prior).corrected(self.habits)
+            found, means, deviations, shares = [], [], [], []
+            for at in torch.arange(len(volume)).split(BATCH):
+                part = self.said.subset(at)
+                best = part.posterior()
+                told = self._tell(best, part.prior.features)
+                found.append(best.mean)
+                means.append(told[0])
+                deviations.append(told[1])
+                shares.append((best.variance / part.prior.width).mean(1).clamp(0, 1))
+        self.best, self.mean, self.own = map(torch.cat, (found, means, deviations))
+        self.share = torch.cat(shares)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Draw samples: numbers (samples, n, c), and metrics read off them (samples, n, k)."""
+        unit, drawn, means = self.volume.noise / self.volume.typical, [], []
+        for number in range(self.work.samples):
+            text = f"Sample {number + 1} of {self.work.samples}"
+            told = self._part(len(self.stack) * self.work.steps, text)
+
+            def ask(state: Tensor, level: float, step: int, work: Work, told=told) -> Tensor:
+                told(step / self.work.steps)
+                return self.volume.beside(self.network, self.habits, state, level, step, work)
+
+            generator = torch.Generator().manual_seed(self.seed * 10_007 + number)
+            with torch.inference_mode():
+                z = sample(ask, self.said, unit, self.work.steps, generator)
+                read = [self._read(part) for part in z.split(BATCH)]
+            told(1.0)
+            drawn.append(z.half())
+            means.append(torch.cat(read))
+        return torch.stack(drawn), torch.stack(means)
+
+    def _tell(self, found: Posterior, features: Tensor) -> tuple[Tensor, Tensor]:
+        told = self.network.tell(
+            Posterior(*(v.to(self.device) for v in found)), features.to(self.device)
         )
+        return told.mean.float().cpu(), told.log_sd.exp().float().cpu()
 
-    def look(self, k: int) -> int:
-        """Ask what is expected of slice k."""
-        with torch.inference_mode():
-            self.said[k] = Said.of(self.network, self.stack.tokens(k).to(self.device))
-        return k
-
-    def calibrate(self) -> None:
-        """Find by how much real tissue differs from what the network expects."""
-        with torch.inference_mode():
-            said = [self.said[k] for k in range(len(self.stack))]
-            self.habits = habits_of(self.network, self.stack, said, self.device, self.seed)
-
-    def draw(self, k: int) -> int:
-        """Draw samples of slice k, and read what is wanted off them."""
-        assert self.habits is not None
-        seen, said = self.stack.tokens(k).to(self.device), self.said.pop(k)
-        with torch.inference_mode():
-            corrected = said.corrected(self.habits)
-            prior, found = corrected.prior, corrected.posterior()
-            told = self.network.tell(
-                Posterior(*(v.to(self.device) for v in found)), prior.features.to(self.device)
-            )
-            drawn, means = [], []
-            for number in range(self.work.samples):
-                generator = torch.Generator().manual_seed(_seed(self.seed, number, k))
-                own = (self.network, self.stack.space, seen, said, self.habits)
-                z = sample(*own, self.work.steps, generator)
-                exact = Posterior(z, torch.full_like(z, CERTAIN))
-                nothing = torch.zeros_like(prior.features)
-                read = self.network.tell(
-                    Posterior(*(v.to(self.device) for v in exact)), nothing.to(self.device)
-                )
-                drawn.append(z.half())
-                means.append(read.mean.float().cpu())
-            self.done[k] = (
-                torch.stack(drawn),
-                torch.stack(means),
-                told.mean.float().cpu(),
-                told.log_sd.exp().float().cpu(),
-                (found.variance / prior.width).mean(1).clamp(0, 1),
-                _misfit(self.stack, k, torch.stack(drawn).float().mean(0)),
-            )
-        return k
-
-
-def _seed(seed: int, number: int, k: int) -> int:
-    """One stream for every sample of every slice."""
-    return (seed * 10_007 + number) * 100_003 + k
-
-
-def _misfit(stack: Stack, k: int, z: Tensor) -> Tensor:
-    """RMS of the weighted signals less those of z, over the noise: (n,)."""
-    ratio, noise, acq = stack.ratio(k)
-    design, offset, _ = stack.space.design(acq, stack.frame)
-    wrong = ratio - (design.float() @ z.T + offset.float()[:, None])
-    return wrong.square().mean(0).sqrt() / noise
+    def _read(self, numbers: Tensor) -> Tensor:
+        return self.network.read(numbers.to(self.device)).mean.float().cpu()
 
 
 def _to_maps(
     scan: Scan, usable: NDArray[np.bool_], run: _Run, wanted: Sequence[int], device: torch.device
 ) -> Pigment:
     """Put means and standard deviations on the grid."""
-    parts = [run.done[k] for k in range(len(run.stack))]
-    numbers, means = (torch.cat([p[i] for p in parts], 1) for i in (0, 1))
-    mean, own, share, misfit = (torch.cat([p[i] for p in parts]) for i in range(2, 6))
+    numbers, means = run.draw()
     count, scale = run.work.samples, run.loaded.scale
     # few samples tell little of their spread: beside them stands what the network says of it
     spread = (means - means.mean(0)).square().sum(0)
-    variance = (BELIEVED * (own * run.loaded.calibration).square() + spread) / (
+    variance = (BELIEVED * (run.own * run.loaded.calibration).square() + spread) / (
         BELIEVED + count - 1
     )
     # the mean over all samples is what the network says at once; that of a few is only noisier
-    values, deviations = scale.decode(mean, variance.sqrt())
-    order, maps = slice_order(usable), {}
+    values, deviations = scale.decode(run.mean, variance.sqrt())
+
+    def grid(values: Tensor) -> NDArray[np.float32]:
+        out = np.zeros(scan.shape, np.float32)
+        out[usable] = values.numpy()
+        return out
+
+    maps = {}
     for k in wanted:
         metric = metric_of(scale.metrics[k])
         held = values[:, k].clamp(metric.low, metric.high)
-        data, sd = (on_grid(v, order, scan.shape) for v in (held, deviations[:, k]))
-        maps[metric.name] = Map(metric, MODEL, data, sd)
-    for metric, value in ((SHARE, share), (RESIDUAL, misfit)):
-        maps[metric.name] = Map(metric, MODEL, on_grid(value, order, scan.shape))
+        maps[metric.name] = Map(metric, MODEL, grid(held), grid(deviations[:, k]))
+    misfit = run.stack.misfit(run.best)
+    for metric, value in ((SHARE, run.share), (RESIDUAL, misfit)):
+        maps[metric.name] = Map(metric, MODEL, grid(value))
     flags = np.zeros(scan.shape, np.uint8)
     flags[usable] = Flag.GOOD
     names = [scale.metrics[k] for k in wanted]
@@ -293,7 +287,8 @@ def _to_maps(
         "steps": run.work.steps,
         "adapted": {"steps": run.work.adapt, "unlikeliness": [round(c, 4) for c in run.course]},
         "seed": run.seed,
-        "prior_share": round(float(share.mean()), 4),
+        "planes": len(run.volume.stacks),
+        "prior_share": round(float(run.share.mean()), 4),
     }
     done = MapSet(maps, scan.affine, usable, {MODEL: told}, {MODEL: flags})
-    return Pigment(done, numbers, run.loaded, usable, run.stack.frame)
+    return Pigment(done, run.best, numbers, run.loaded, usable, run.stack.frame)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..acquisition import Acquisition
 from ..codebooks.slices import Loaded
-from ..codebooks.stack import slice_order
 from ..errors import InputError
 from ..maps import Map, MapSet
 from . import fibres
@@ -27,14 +26,17 @@ class Pigment:
     maps : MapSet
         Metrics with standard deviations, ``prior_share`` and ``pigment_residual``, under the model
         name "pigment".
+    best : (n, c) tensor
+        Posterior mean of the numbers of the signal space; voxels in C order.
     numbers : (samples, n, c) float16 tensor
-        Samples of the signal space, in the order of `codebooks.stack.slice_order`.
+        Samples of them.
     loaded : Loaded
     usable : (x, y, z) bool array
     frame : (3, 3) tensor
     """
 
     maps: MapSet
+    best: Tensor
     numbers: Tensor
     loaded: Loaded
     usable: NDArray[np.bool_]
@@ -55,13 +57,13 @@ class Pigment:
         acquisition : Acquisition
             m volumes.
         which : int, optional
-            Of the samples, from 0; their mean if left out.
+            Of the samples, from 0; the posterior mean if left out.
         """
         design, offset, _ = self.loaded.space.design(acquisition, self.frame)
         values = (self._numbers(which) @ design.float().T + offset.float()).clamp(0, 1)
-        out = np.zeros((self.usable.size, len(acquisition)), np.float32)
-        out[slice_order(self.usable)] = values.numpy()
-        return out.reshape(*self.usable.shape, -1)
+        out = np.zeros((*self.usable.shape, len(acquisition)), np.float32)
+        out[self.usable] = values.numpy()
+        return out
 
     def tensors(self, which: int | None = None) -> NDArray[np.float32]:
         """Diffusion tensors of a sample: (x, y, z, 6), xx, yy, zz, xy, xz, yz in RAS [mm2/s].
@@ -88,9 +90,9 @@ class Pigment:
         return self.maps.save(folder, **options)
 
     def _numbers(self, which: int | None) -> Tensor:
-        """Return a sample of the signal space, or the mean of all: (n, c)."""
+        """Return a sample of the signal space, or the mean: (n, c)."""
         if which is None:
-            return self.numbers.float().mean(0)
+            return self.best
         if not 0 <= which < len(self):
             raise InputError(f"there is no sample {which}", f"Give 0 to {len(self) - 1}.")
         return self.numbers[which].float()

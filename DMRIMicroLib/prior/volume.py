@@ -1,0 +1,158 @@
+"""All voxels of a scan, and what a network that knows slices expects of them in three planes.
+
+A voxel has neighbours above and below, too. The network sees them in slices along the other axes:
+the mean of what it expects in each plane is nearer to the truth than any, by how much, the scan
+tells (`codebooks.recalibrate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..codebooks.apart import Volumes, habits_of
+from ..codebooks.network import Codebook, Prior
+from ..codebooks.recalibrate import VOXELS, Habits, Said
+from ..codebooks.stack import Stack
+from ..codebooks.tokens import with_state
+from ..fitting.threads import in_threads
+from ..scan import Scan
+
+FEWEST_SLICES = 8
+"""Of a scan that is looked at in planes across them."""
+
+LONGEST = 1.6
+"""Edges of a voxel may differ by this factor: planes across thick slices show little of tissue."""
+
+SLAB = 12
+"""Slices in the middle of a scan whose volumes are halved, to find its habits."""
+
+Progress = Callable[[float], None]
+Work = Callable[[Said, Tensor], Tensor]
+"""From what is said of a slice and the rows of its voxels to new numbers of these: (n, c)."""
+
+
+def planes_of(scan: Scan, usable: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Axes along which slices are worth looking at; the third is always one."""
+    edges = np.linalg.norm(scan.affine[:3, :3], axis=0)
+    deep = np.count_nonzero(usable.any((0, 1))) >= FEWEST_SLICES
+    return (2, 1, 0) if deep and edges.max() <= LONGEST * edges.min() else (2,)
+
+
+class Volume:
+    """The usable voxels of a scan, in C order.
+
+    Attributes
+    ----------
+    stacks : tuple of Stack
+        The same voxels in slices along each axis.
+    typical : () tensor
+        Median of the noise relative to b0.
+    """
+
+    def __init__(self, stack: Stack, planes: Sequence[int], device: torch.device) -> None:
+        self.stacks = tuple(stack.along(axis) for axis in planes)
+        self.device = device
+        self.matrix, self.vector, self.noise = self._data()
+        self.typical = self.noise.median()
+
+    def __len__(self) -> int:
+        return len(self.noise)
+
+    def _data(self) -> tuple[Tensor, Tensor, Tensor]:
+        first = self.stacks[0]
+        count, c = len(first.signal), first.space.channels
+        matrix = torch.zeros(c, c)
+        vector, noise = torch.zeros(count, c), torch.ones(count)
+
+        def one(k: int) -> int:
+            nonlocal matrix
+            rows, seen = first.rows(k), first.tokens(k)
+            matrix, vector[rows], noise[rows] = seen.matrix, seen.vector.T, seen.noise
+            return k
+
+        for _ in in_threads(one, range(len(first)), torch.device("cpu")):
+            pass
+        return matrix, vector, noise
+
+    def prior(
+        self, network: Codebook, progress: Progress = lambda share: None, features: bool = True
+    ) -> Prior:
+        """Mean of what is expected in all planes; without `features` those have no columns."""
+        count, sums = len(self), []
+        for number, stack in enumerate(self.stacks):
+            for k, rows, said in self._each(stack, lambda k, s=stack: self._ask(network, s, k)):
+                parts = [said.mean, said.variance.log(), said.factors]
+                parts.append(said.features if features else said.features[:, :0])
+                sums = sums or [p.new_zeros(count, *p.shape[1:]) for p in parts]
+                for total, part in zip(sums, parts, strict=True):
+                    total[rows] += part / len(self.stacks)
+                progress((number + (k + 1) / len(stack)) / len(self.stacks))
+        mean, log, factors, told = sums
+        return Prior(mean, log.exp(), factors, told)
+
+    def given(self, prior: Prior) -> Said:
+        """Put a prior beside the data."""
+        return Said(prior, self.matrix, self.vector, self.noise)
+
+    def beside(
+        self, network: Codebook, habits: Habits, state: Tensor, level: float, plane: int, work: Work
+    ) -> Tensor:
+        """Ask again beside a noisy state (n, c), in one plane: what `work` makes of each slice."""
+        stack, out = self.stacks[plane % len(self.stacks)], torch.empty_like(state)
+
+        def one(k: int) -> Tensor:
+            rows = torch.from_numpy(stack.rows(k))
+            seen = stack.tokens(k).to(self.device)
+            guess = state[rows].T.to(seen.vector)
+            joined = with_state(seen, stack.space, guess, level, self.typical)
+            return work(Said.of(network, joined).corrected(habits), rows)
+
+        for _, rows, made in self._each(stack, one):
+            out[rows] = made
+        return out
+
+    def _each(self, stack: Stack, ask: Callable):
+        """Ask of every slice, side by side on the CPU's threads."""
+        found: dict = {}
+
+        def one(k: int) -> int:
+            with torch.inference_mode():
+                found[k] = ask(k)
+            return k
+
+        for k in in_threads(one, range(len(stack)), self.device):
+            yield k, stack.rows(k), found.pop(k)
+
+    def _ask(self, network: Codebook, stack: Stack, k: int) -> Prior:
+        return Prior(*(v.cpu() for v in network.prior(stack.tokens(k).to(self.device))))
+
+    def habits(self, network: Codebook, prior: Prior, seed: int = 0) -> Habits:
+        """Find by how much real tissue differs from what is expected; see `codebooks.apart`."""
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(self), generator=generator)[:VOXELS].sort().values
+        slab = self._slab()
+
+        def asked(shown: Volumes, wanted: Volumes) -> list[Said]:
+            expected = slab.of_volumes(shown).prior(network, features=False)
+            return [slab.of_volumes(wanted).given(expected)]
+
+        acquisition, said = self.stacks[0].acquisition, self.given(prior).subset(chosen)
+        return habits_of(acquisition, [said], asked, seed)
+
+    def _slab(self) -> Volume:
+        """Return some slices in the middle."""
+        first = self.stacks[0]
+        middle = np.sort(first.levels)[max(0, (len(first) - SLAB) // 2) :][:SLAB]
+        box = np.zeros(first.usable.shape, bool)
+        box[:, :, middle] = True
+        return Volume(first.within(box), [s.axis for s in self.stacks], self.device)
+
+    def of_volumes(self, volumes: NDArray[np.intp]) -> Volume:
+        """Return the same of some volumes of the scan."""
+        stack = self.stacks[0].of_volumes(volumes)
+        return Volume(stack, [s.axis for s in self.stacks], self.device)
