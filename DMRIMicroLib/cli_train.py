@@ -29,6 +29,7 @@ class Preset(StrEnum):
     cpu = "cpu"
     further = "cpu-further"
     gpu = "gpu"
+    short = "cpu-short"
     no_mamba = "cpu-no-mamba"
     no_cnn = "cpu-no-cnn"
     no_kernels = "cpu-no-kernels"

@@ -142,10 +142,14 @@ def read_recipe(preset: str, name: str = "codebook") -> Recipe:
     presets = tomllib.loads((RECIPES / f"{name}.toml").read_text(encoding="utf-8"))
     if preset not in presets:
         raise InputError(f"there is no preset {preset!r}", f"Choose from: {', '.join(presets)}.")
-    own = dict(presets[preset])
-    base = presets[own.pop("base")] if "base" in own else {}
-    both = {k: base[k] | own[k] for k in own if isinstance(own[k], dict) and k in base}
-    return Recipe(preset, **{**base, **own, **both}, kind=name)
+
+    def whole(which: str) -> dict[str, Any]:
+        own = dict(presets[which])
+        base = whole(own.pop("base")) if "base" in own else {}
+        both = {k: base[k] | own[k] for k in own if isinstance(own[k], dict) and k in base}
+        return {**base, **own, **both}
+
+    return Recipe(preset, **whole(preset), kind=name)
 
 
 def training_loop():
