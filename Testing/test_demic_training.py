@@ -163,7 +163,9 @@ def test_the_published_widths_fit_into_a_file_in_half_precision():
 def test_ablations_lack_one_part_and_learn(files, space, part):
     preset = "cpu-abg" if part == "abg" else f"cpu-no-{part}"
     recipe = read_recipe(preset)
-    assert recipe.training == read_recipe("cpu").training
+    whole = read_recipe("cpu-short")
+    assert (recipe.training, recipe.head) == (whole.training, whole.head)
+    assert whole.training["batch"] == read_recipe("cpu").training["batch"]
     off = {"mamba": "mamba", "cnn": "cnn", "kernels": "physical", "abg": "decay"}[part]
     assert recipe.network[off] is (part == "abg")
     network = Codebook(Shape(METRICS, **TINY, **{off: recipe.network[off]}))

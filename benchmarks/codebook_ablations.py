@@ -1,9 +1,9 @@
 """What the parts of the codebook are worth: several trainings in one table.
 
 `python3 run.py bench codebook_ablations NAME=WEIGHTS ...` writes
-benchmarks/results/codebook_ablations.json, the first being the whole network, the others those of
-`dmrimicro train codebook --preset cpu-no-mamba`, `cpu-no-cnn`, `cpu-no-kernels` and `cpu-abg`, or
-`demic`. On unseen simulated brains (codebook_brain.py): error of the 24 metrics, relative to the
+benchmarks/results/codebook_ablations.json, the first being the whole network after a short training
+(`dmrimicro train codebook --preset cpu-short`), the others those of the presets `cpu-no-mamba`,
+`cpu-no-cnn`, `cpu-no-kernels` and `cpu-abg`, as short, or `demic`. On unseen simulated brains (codebook_brain.py): error of the 24 metrics, relative to the
 spread of the truth. On thinned real data (codebook.py): NMSE against the volumes left out, fitted
 by us, and the error of these volumes' prediction by the signal space.
 
