@@ -27,9 +27,6 @@ SUBSETS = 3
 SHARED = 4
 """Directions that two subsets may have in common."""
 
-EVERY, LEAST = 3, 0.4
-"""Every third slice is taken of those with at least this share of the largest one's brain."""
-
 FIBRE = 0.3
 """FA, by all directions, above which angles are compared."""
 
@@ -50,14 +47,15 @@ def whole(name: str):
 
 
 def levels(scan, most: int) -> np.ndarray:
-    """Return the slices that are taken."""
-    area = scan.mask.sum((0, 1))
-    full = np.flatnonzero(area >= LEAST * area.max())[::EVERY]
-    return full[np.unique(np.linspace(0, len(full) - 1, most).round().astype(int))]
+    """Return the slices that are taken: so many in a row, with most brain in them."""
+    area = scan.mask.sum((0, 1)).astype(float)
+    depth = min(most, len(area))
+    first = int(np.argmax(np.convolve(area, np.ones(depth), "valid")))
+    return np.arange(first, first + depth)
 
 
 def cut(scan, at: np.ndarray):
-    """Take some slices of a scan in memory; their thickness stays."""
+    """Take some slices of a scan in memory."""
     return replace(scan, signal=scan.signal[:, :, at], mask=scan.mask[:, :, at])
 
 
@@ -152,7 +150,7 @@ def networks(name: str, seed: int, at: np.ndarray, weights: str, preset: str) ->
 
     every = whole(name)
     part = cut(every.select(subset(name, seed)[0]), at)
-    found = _pigment.estimated(part, weights, preset, "dti")
+    found = _pigment.estimated(part, weights, preset, "dti", samples=1)  # means need none
     acq = every.acquisition
     one = acq.subset([int(np.flatnonzero(acq.is_b0)[0]), *np.flatnonzero(~acq.is_b0)])
     signal = np.maximum(found.signal(one), POSITIVE)

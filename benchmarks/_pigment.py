@@ -22,7 +22,7 @@ WATER = 1e-12
 """Least norm of a tensor whose anisotropy is told [um4/ms2]."""
 
 
-def estimated(scan, weights: str, work="standard", models="dti dki noddi"):
+def estimated(scan, weights: str, work="standard", models="dti dki noddi", samples=None):
     """Run `pigment` on a scan: `work` is a preset or its name, `models` are words or "all"."""
     from DMRIMicroLib.prior import estimate
 
@@ -30,7 +30,8 @@ def estimated(scan, weights: str, work="standard", models="dti dki noddi"):
         estimate.PRESETS[OWN] = work
         work = OWN
     wanted = models if models == "all" else models.split()
-    return estimate.pigment(scan, wanted, preset=work, weights=weights, device="cpu")
+    how = {"preset": work, "samples": samples, "weights": weights, "device": "cpu"}
+    return estimate.pigment(scan, wanted, **how)
 
 
 def settings(work):

@@ -3,9 +3,10 @@
 `python3 run.py bench codebook_ablations NAME=WEIGHTS ...` writes
 benchmarks/results/codebook_ablations.json, the first being the whole network after a short training
 (`dmrimicro train codebook --preset cpu-short`), the others those of the presets `cpu-no-mamba`,
-`cpu-no-cnn`, `cpu-no-kernels` and `cpu-abg`, as short, or `demic`. On unseen simulated brains (codebook_brain.py): error of the 24 metrics, relative to the
-spread of the truth. On thinned real data (codebook.py): NMSE against the volumes left out, fitted
-by us, and the error of these volumes' prediction by the signal space.
+`cpu-no-cnn`, `cpu-no-kernels` and `cpu-abg`, as short, or `demic`. On unseen simulated brains
+(codebook_brain.py): error of the 24 metrics, relative to the spread of the truth. On thinned real
+data (codebook.py): NMSE against the volumes left out, fitted by us, and the error of these volumes'
+prediction by the signal space.
 
 `--subjects` and `--subsets` tell how many simulated brains and subsets of the real data,
 `--no-real` leaves real data out, `--anatomies` names the heads, `--name` the file.

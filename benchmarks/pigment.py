@@ -2,7 +2,7 @@
 
 `python3 run.py bench pigment` writes benchmarks/results/pigment.json. Subsets, references, regions,
 kept baselines and columns are those of codebook.py. V1 is that of the tensor fitted to PIGMENT's
-noise-free signal at b = 1000; the volumes left out are predicted by the mean of its samples.
+noise-free signal at b = 1000; the volumes left out are predicted by its posterior mean.
 
 - bar: six protocols, all volumes, and halves of all volumes. `verdict` holds the method against
   what was asked of it (`ASKED`, `DENSE`), and `holds` puts that together. Dense data have no truth:

@@ -15,9 +15,9 @@ signal at the scan's own volumes, fitted as the reference is; beside it that at 
 MD as told. `verdict` holds "pigment" against what was asked: at most 0.4 of the better NMSE of FA
 of dipy with and without MP-PCA, and a smaller median angle where FA > 0.3.
 
-`--weights` and `--preset` are PIGMENT's; `--slices` the most that are taken of a brain, every third
-at least; `--subsets` and `--scans` take less, to try things; `--workers` are processes; `--name` is
-that of the file. On two quiet cores: 10 minutes.
+`--weights` and `--preset` are PIGMENT's; `--slices` how many in a row are taken of a brain;
+`--subsets` and `--scans` take less, to try things; `--workers` are processes; `--name` is that of
+the file. On two quiet cores: 10 minutes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OVER = 0.4
 """NMSE of FA at most this share of the better of `RIVALS`."""
 
 RIVALS = ("dipy WLS", "MP-PCA + dipy WLS")
-SLICES = 8
+SLICES = 16
 METHOD = _clinical.TOLD[0]
 
 
