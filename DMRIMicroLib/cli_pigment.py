@@ -60,7 +60,7 @@ def pigment(
     adapt: Annotated[
         int | None,
         typer.Option(
-            help="Steps in which the prior learns from the scan; many make sparse maps worse.",
+            help="Steps in which the prior first learns from the scan, by volumes left out.",
             min=0,
         ),
     ] = None,

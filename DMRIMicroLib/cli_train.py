@@ -68,6 +68,7 @@ def commands() -> None:
     """Train the learned methods on simulated brains."""
 
 
+@train.command("prior", help="Train the prior of PIGMENT, which is that of the codebook: the same.")
 @train.command("codebook")
 def train_codebook(
     out: Out,
