@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -31,6 +33,24 @@ MARGIN = 16.0
 FINER = (2, 2, 2)
 NEAR, FAR = 1, 4
 """The surround: from so many voxels beyond the lesion to so many."""
+
+UNSEEN = {
+    "lymphoma": (
+        "stroke_subacute",
+        (0.1, 0.3),
+        {"neurite": 0.03, "soma": 0.45, "extra": 0.47, "free": 0.05},
+        {"d_extra_par": (0.75, 0.9), "d_extra_perp": (0.95, 1.15), "radius": (0.6, 0.8)},
+    ),
+    "abscess": (
+        "stroke_chronic",
+        (0.0, 0.1),
+        {"soma": 0.2, "extra": 0.78, "dot": 0.02},
+        {"d_extra_par": (0.3, 0.4), "d_extra_perp": (0.45, 0.6)},
+    ),
+}
+"""Lesions that the digital brain does not have, so that no training saw their kind: crowded small
+cells, and pus (ranges chosen: ADC 0.5 to 0.8 and 0.4 to 0.7 um2/ms). Each is put in the place of a
+kind that it has, with `Effect.keep`, `instead` and `factors`, and without order."""
 
 FLUID = 1.5e-3
 """Surround has a true mean diffusivity below [mm2/s]."""
@@ -85,8 +105,30 @@ def _truth(item, name: str) -> np.ndarray:
     return item.labels[METRICS.index(name)].numpy()
 
 
+@contextmanager
+def _effect_of(kind: str) -> Iterator[str]:
+    """Let a kind of `UNSEEN` take the place of another; yield the one that is to be drawn."""
+    from DMRIMicroLib.brain.lesions import EFFECTS, ORDER, Effect
+
+    if kind not in UNSEEN:
+        yield kind
+        return
+    host, keep, instead, factors = UNSEEN[kind]
+    before = EFFECTS[host]
+    EFFECTS[host] = Effect(keep, instead, factors | {ORDER: (0.0, 0.2)}, "see UNSEEN")
+    try:
+        yield host
+    finally:
+        EFFECTS[host] = before
+
+
 def _drawn(kind: str, number: int, anatomies: str):
     """Draw subjects until one has a lesion that is large enough; label its largest section."""
+    with _effect_of(kind) as host:
+        return _drawn_as(host, kind, number, anatomies)
+
+
+def _drawn_as(host: str, kind: str, number: int, anatomies: str):
     import torch
 
     from DMRIMicroLib.brain.machines import draw_scanner
@@ -98,7 +140,7 @@ def _drawn(kind: str, number: int, anatomies: str):
         generator = generator_for(_brain.SEED, f"lesion {kind} {number} {attempt}")
         every = heads(anatomies)
         anatomy = every[int(torch.randint(len(every), (1,), generator=generator))]
-        subject = draw_subject(generator, replace(SubjectConfig(), lesion=kind))
+        subject = draw_subject(generator, replace(SubjectConfig(), lesion=host))
         coarse = _grid(anatomy, COARSE)
         seen = render(anatomy, subject, coarse.affine, coarse.shape)
         ill = torch.zeros(coarse.shape)
