@@ -496,7 +496,7 @@ def test_the_report_says_whether_the_prior_was_adapted_and_what_that_gave():
 
     assert "left out rose by 1.5 a voxel" in said()
     assert "stayed as it was" in said(course=(1.0, 2.0, 3.0))
-    assert "too few voxels" in said(course=())
+    assert "too few volumes" in said(course=())
     assert "not adapted" in said(steps=0, course=())
     assert "One sample" in said(samples=1)
     assert "mean over voxels: 43 %" in said()

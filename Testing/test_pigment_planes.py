@@ -13,6 +13,7 @@ from DMRIMicroLib.codebooks.recalibrate import Habits, Said
 from DMRIMicroLib.codebooks.stack import Stack, with_usable
 from DMRIMicroLib.prior import adaptation
 from DMRIMicroLib.prior.adaptation import LOOK, PATIENCE, adapted
+from DMRIMicroLib.prior.goodness import left_out
 from DMRIMicroLib.prior.volume import FEWEST_SLICES, LONGEST, Volume, planes_of
 from DMRIMicroLib.scan import Scan
 from DMRIMicroLib.sigma import Noise
@@ -122,7 +123,7 @@ def test_a_step_asks_of_one_plane_and_puts_every_voxel_in_its_place():
 
 def test_habits_are_asked_of_a_slab_of_the_scan():
     volume = Volume(stack_of(holed((8, 8, 20))), (2,), CPU)
-    slab = volume._slab()
+    slab = volume.slab()
     assert len(slab.stacks[0].levels) == 12
     assert slab.stacks[0].levels[0] == 4
     inside = volume.stacks[0].level_of
@@ -140,6 +141,42 @@ def test_the_misfit_is_that_of_the_signals_over_the_noise():
     told = (numbers.double() @ design.T + offset).numpy()
     wanted = np.sqrt(np.square(stack.signal[:, 2:] / b0 - told).mean(1)) / (30 / b0[:, 0])
     np.testing.assert_allclose(stack.misfit(numbers), wanted, rtol=1e-3)
+
+
+# goodness
+
+
+def test_volumes_left_out_are_predicted_from_the_others():
+    """Along a ring all is a tensor: it predicts to the noise, and so does one who knows it."""
+    scan = holed((8, 8, 4), shells(1000.0, count=24, b0=4))
+    volume = Volume(stack_of(scan), (2,), CPU)
+    none = Habits.none(torch.zeros(1))
+    told = left_out(scan, volume, NETWORK, none)
+    assert told["volumes"] == 12
+    assert 0.9 < told["tensor"] < 1.3
+    assert 0.9 < told["error"] < 2.5
+
+    def guesses(tokens) -> Prior:
+        n = int(tokens.mask.sum())
+        return Prior(
+            torch.zeros(n, C),
+            torch.full((n, GROUPS), 1e-6),
+            torch.zeros(n, C, 2),
+            torch.zeros(n, 1),
+        )
+
+    blind = left_out(scan, volume, SimpleNamespace(prior=guesses), none)
+    assert blind["error"] > 1.3 * told["error"]
+    assert blind["tensor"] == told["tensor"]
+
+
+def test_few_directions_have_no_tensor_and_too_few_volumes_nothing():
+    none = Habits.none(torch.zeros(1))
+    for count, wanted in ((10, {"volumes", "error", "tensor"}), (6, set())):
+        scan = holed(acq=shells(1000.0, count=count))
+        told = left_out(scan, Volume(stack_of(scan), (2,), CPU), NETWORK, none)
+        assert set(told) == wanted
+        assert told.get("tensor") is None
 
 
 # adaptation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 
 import numpy as np
@@ -112,14 +113,21 @@ class Stack:
 
     def misfit(self, numbers: Tensor) -> Tensor:
         """RMS of the weighted signals less those of numbers (n, c), over the noise: (n,)."""
+        kept = weighted(self.acquisition)
+        design, offset, _ = self.space.design(
+            self.acquisition.subset(np.flatnonzero(kept)), self.frame
+        )
+        row = np.cumsum(kept) - 1
+        return self.unexplained(lambda v: numbers @ design[row[v]].float() + offset[row[v]].float())
+
+    def unexplained(self, told: Callable[[int], Tensor]) -> Tensor:
+        """Return the same for any prediction: volume -> (n,) relative to b = 0."""
         b0 = self.signal[:, self.acquisition.is_b0].mean(1)
-        rows = [int(v) for v in weighted(self.acquisition).nonzero()[0]]
-        design, offset, _ = self.space.design(self.acquisition.subset(rows), self.frame)
-        noise, square = torch.from_numpy(self.sigma[self.usable] / b0), torch.zeros(len(b0))
-        for k, row in enumerate(rows):  # volume by volume: the signal is not held twice
-            told = numbers @ design[k].float() + offset[k].float()
-            square += (torch.from_numpy(self.signal[:, row] / b0) - told).square()
-        return (square / len(rows)).sqrt() / noise
+        square, volumes = torch.zeros(len(b0)), np.flatnonzero(weighted(self.acquisition))
+        for v in map(int, volumes):  # one by one: the signal is not held twice
+            square += (torch.from_numpy(self.signal[:, v] / b0) - told(v)).square()
+        noise = torch.from_numpy(self.sigma[self.usable] / b0)
+        return (square / len(volumes)).sqrt() / noise
 
 
 def slice_order(usable: NDArray[np.bool_]) -> NDArray[np.intp]:

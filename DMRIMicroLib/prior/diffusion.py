@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from ..codebooks import gaussian
-from ..codebooks.recalibrate import Said
+from ..codebooks.recalibrate import BATCH, Said
 from .volume import Work
 
 LEVELS = (2.0, 0.06)
@@ -39,9 +39,6 @@ BEND = 3.0
 
 CERTAIN = 0.999
 """Largest share of a level's variance that the denoiser may leave: it knows more than nothing."""
-
-BATCH = 20_000
-"""Voxels that are drawn at a time: 100 MB."""
 
 Ask = Callable[[Tensor, float, int, Work], Tensor]
 """From state (n, c), level, number of the step and work to what that makes of all voxels."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..codebooks.estimate import metric_of, owner, provenance
 from ..codebooks.gaussian import Posterior
 from ..codebooks.network import Codebook
+from ..codebooks.recalibrate import BATCH
 from ..codebooks.slices import WEIGHTS, Loaded, open_codebook
 from ..codebooks.stack import Stack, with_usable
 from ..errors import Cancelled, InputError
@@ -23,6 +24,7 @@ from ..metric import Flag, Metric
 from ..scan import Scan
 from .adaptation import adapted
 from .diffusion import sample
+from .goodness import left_out
 from .result import Pigment
 from .volume import Volume, Work, planes_of
 
@@ -39,9 +41,6 @@ BELIEVED = 4.0
 
 ADAPTING = 0.5
 """Slices that are looked at in the time of a step of adaptation."""
-
-BATCH = 20_000
-"""Voxels whose metrics are read at a time."""
 
 Progress = Callable[[float, str], None]
 
@@ -178,6 +177,7 @@ class _Run:
         work: Preset, seed: int, report: Progress,
     ) -> None:  # fmt: skip
         self.loaded, self.device, self.work, self.seed = loaded, device, work, seed
+        self.scan = scan
         self.network: Codebook = loaded.network.to(device)
         self.stack = Stack(scan, usable, loaded.space)
         planes = planes_of(scan, usable) if work.planes else (2,)
@@ -221,6 +221,8 @@ class _Run:
                 shares.append((best.variance / part.prior.width).mean(1).clamp(0, 1))
         self.best, self.mean, self.own = map(torch.cat, (found, means, deviations))
         self.share = torch.cat(shares)
+        with torch.inference_mode():
+            self.goodness = left_out(self.scan, volume, self.network, self.habits, self.seed)
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """Draw samples: numbers (samples, n, c), and metrics read off them (samples, n, k)."""
@@ -288,6 +290,7 @@ def _to_maps(
         "adapted": {"steps": run.work.adapt, "unlikeliness": [round(c, 4) for c in run.course]},
         "seed": run.seed,
         "planes": len(run.volume.stacks),
+        "left_out": run.goodness,
         "prior_share": round(float(run.share.mean()), 4),
     }
     done = MapSet(maps, scan.affine, usable, {MODEL: told}, {MODEL: flags})

@@ -135,7 +135,7 @@ class Volume:
         """Find by how much real tissue differs from what is expected; see `codebooks.apart`."""
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(self), generator=generator)[:VOXELS].sort().values
-        slab = self._slab()
+        slab = self.slab()
 
         def asked(shown: Volumes, wanted: Volumes) -> list[Said]:
             expected = slab.of_volumes(shown).prior(network, features=False)
@@ -144,7 +144,7 @@ class Volume:
         acquisition, said = self.stacks[0].acquisition, self.given(prior).subset(chosen)
         return habits_of(acquisition, [said], asked, seed)
 
-    def _slab(self) -> Volume:
+    def slab(self) -> Volume:
         """Return some slices in the middle."""
         first = self.stacks[0]
         middle = np.sort(first.levels)[max(0, (len(first) - SLAB) // 2) :][:SLAB]

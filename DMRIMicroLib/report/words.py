@@ -77,6 +77,7 @@ def sampling(made: Mapping[str, Any]) -> list[str]:
         else "One sample of what the tissue may be: its standard deviations are the network's own."
     ]
     said.append(_adaptation(made.get("adapted", {})))
+    said += _left_out(made.get("left_out", {}))
     if "prior_share" in made:
         said.append(
             "Share of the prior in the answer, mean over voxels: "
@@ -86,20 +87,33 @@ def sampling(made: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def _left_out(told: Mapping[str, Any]) -> list[str]:
+    """Say how well volumes are predicted from the others, and how well a tensor does."""
+    if not told:
+        return []
+    said = (
+        f"Half of the volumes predict the others ({told['volumes']} volumes, the median voxel): "
+        f"off by {number(told['error'])} times the noise"
+    )
+    if told.get("tensor") is not None:
+        said += f", a tensor fitted to that half by {number(told['tensor'])} times"
+    return [f"{said}."]
+
+
 def _adaptation(adapted: Mapping[str, Any]) -> str:
     """Say whether a prior learned from the scan, and by how much that helped."""
     course = adapted.get("unlikeliness") or []
     if not adapted.get("steps"):
         return "The prior was not adapted to this scan."
     if not course:
-        return "The scan has too few voxels to adapt the prior to it."
+        return "The scan has too few volumes to adapt the prior to it."
     gain = course[0] - min(course)
     if not gain > 0:
         return (
-            "Learning from this scan made voxels that were left out no more likely: the prior "
+            "Learning from this scan made volumes that were left out no more likely: the prior "
             "stayed as it was."
         )
     return (
-        "The prior was adapted to this scan: the log-likelihood of voxels that were left out rose "
+        "The prior was adapted to this scan: the log-likelihood of volumes that were left out rose "
         f"by {number(gain)} a voxel."
     )

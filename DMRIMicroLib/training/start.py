@@ -1,4 +1,4 @@
-"""Networks that do not begin from nothing: the prior of weights that are there."""
+"""Networks that do not begin from nothing: weights that are there, or their prior only."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ class Given:
 
     Attributes
     ----------
-    prior : dict of str to tensor
-        Of the network, without what reads metrics.
+    prior, head : dict of str to tensor
+        What says what to expect, and what reads metrics.
     space : Space
     file : str
         For messages.
     """
 
     prior: dict[str, Tensor]
+    head: dict[str, Tensor]
     space: Space
     file: str
 
@@ -41,7 +42,8 @@ class Given:
         """Read weights of a codebook; see `weights.load` for what is refused."""
         tensors, card = load(weights, "codebook")
         prior = {k: v for k, v in tensors.items() if not of_head(k)}
-        return cls(prior, Space.read(card.data["space"]), weights)
+        head = {k: v for k, v in tensors.items() if of_head(k)}
+        return cls(prior, head, Space.read(card.data["space"]), weights)
 
     def lend_prior(self, network: nn.Module) -> None:
         """Give a network their prior, which does not depend on its metrics."""
@@ -51,10 +53,12 @@ class Given:
         """Let a network begin where they are, and find the units of its other inputs.
 
         Facts of a scan that they were not told yet have no say at first; `examples` tell their
-        centre and spread.
+        centre and spread. What reads metrics begins anew if it is of another size.
         """
         settle(network, examples)
         own = network.state_dict()
+        if all(own[k].shape == v.shape for k, v in self.head.items()):
+            network.load_state_dict({**own, **self.head})
         before, after = len(self.prior[INPUTS[0]]), len(own[INPUTS[0]])
         prior = dict(self.prior)
         if before < after:
