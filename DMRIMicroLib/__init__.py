@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .prior.estimate import pigment
     from .prior.result import Pigment
     from .report import write_report
+    from .rish.enhance import enhance
+    from .rish.result import Enhanced
     from .scan import Scan
     from .tracts.connectome import connectome
     from .tracts.planning import planning
@@ -40,6 +42,8 @@ _HOME = {
     "adapt": ".codebooks.adapt",
     "codebook": ".codebooks.estimate",
     "connectome": ".tracts.connectome",
+    "enhance": ".rish.enhance",
+    "Enhanced": ".rish.result",
     "fit": ".fitting",
     "load": ".io",
     "Map": ".maps",
@@ -56,6 +60,7 @@ _HOME = {
 __all__ = [
     "Acquisition",
     "DMRIMicroError",
+    "Enhanced",
     "InputError",
     "Map",
     "MapSet",
@@ -66,6 +71,7 @@ __all__ = [
     "adapt",
     "codebook",
     "connectome",
+    "enhance",
     "fit",
     "load",
     "pigment",

@@ -38,6 +38,7 @@ from .arguments import (
 from .cli_anatomy import anatomy
 from .cli_codebook import adapt, codebook
 from .cli_cohort import cohort
+from .cli_enhance import enhance
 from .cli_pigment import pigment
 from .cli_simulate import simulate
 from .cli_tracts import connectome, planning, profile, seeds, tracts
@@ -261,6 +262,7 @@ def demo(
 app.command()(codebook)
 app.command()(pigment)
 app.command()(adapt)
+app.command()(enhance)
 app.command()(simulate)
 for command in (seeds, tracts, profile, connectome, planning):
     app.command()(command)

@@ -1,0 +1,146 @@
+"""The commands `dmrimicro enhance` and `dmrimicro train rish-linear`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .arguments import (
+    Bval,
+    Bvec,
+    Degibbs,
+    Denoising,
+    Device,
+    Exclude,
+    Mask,
+    NoiseFrom,
+    ScanPath,
+    Threads,
+    Threshold,
+    parse_volumes,
+)
+from .cli_codebook import PREPARED, ShowProgress, between, prepared, use_threads
+from .cli_train import Heads, Out, Seed, Style, Version, heads, train
+from .table import B0_THRESHOLD
+from .terminal import ProgressStyle, console, shown
+
+ENHANCED = 0.9
+"""Share of the work that is done when writing begins."""
+
+PAIRS = "pairs"
+"""Folder of the pairs in that of a training."""
+
+
+def enhance(
+    scan: ScanPath,
+    out: Annotated[Path, typer.Option(help="Image to write, .nii.gz; the rest lies beside it.")],
+    method: Annotated[
+        str, typer.Option(help="auto, residual, ldm, cnn, gan, linear or interpolate.")
+    ] = "auto",
+    resolution: Annotated[
+        str, typer.Option(help="7T: voxels of 1.05 mm; keep: those of the scan; or an edge in mm.")
+    ] = "7T",
+    samples: Annotated[
+        int, typer.Option(help="Draws of a generative method; several: their mean and sd.", min=1)
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same scan.")] = 0,
+    weights: Annotated[
+        str | None, typer.Option(help="Name of the method's weights, or their .safetensors file.")
+    ] = None,
+    bval: Bval = None,
+    bvec: Bvec = None,
+    mask: Mask = None,
+    b0_threshold: Threshold = B0_THRESHOLD,
+    exclude: Exclude = "",
+    noise: NoiseFrom = "b0",
+    denoise: Denoising = None,
+    degibbs: Degibbs = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the image.")] = False,
+    progress: ShowProgress = ProgressStyle.bar,
+) -> None:
+    """Make a 7 T-like scan of a 3 T scan: same gradients, finer voxels."""
+    from .files import check_writable
+    from .io import load
+
+    started = time.perf_counter()
+    table = {"bval": bval, "bvec": bvec, "mask": mask, "b0_threshold": b0_threshold}
+    opened = load(scan, **table, exclude=parse_volumes(exclude))
+    check_writable(out.parent)
+    # after the input is known to be good: importing torch takes seconds
+    from .rish.enhance import enhance as run
+    from .rish.result import check_image
+
+    check_image(out, overwrite=overwrite)
+    use_threads(threads)
+    with shown(progress) as tell:
+        tell(0.0, "Reading")
+        opened = prepared(opened, denoise, degibbs, noise, tell)
+        first = PREPARED if denoise or degibbs else 0.0
+        made = run(
+            opened,
+            method,
+            resolution,
+            samples=samples,
+            seed=seed,
+            weights=weights,
+            device=device,
+            progress=between(tell, first, ENHANCED),
+        )
+        tell(ENHANCED, "Writing")
+        image = made.save(out, overwrite=overwrite)
+        tell(1.0, "Done")
+    for note in dict.fromkeys(made.provenance["notes"]):
+        console.print(f"note: {note}", style="dim")
+    shape = " x ".join(map(str, made.scan.shape))
+    seconds = time.perf_counter() - started
+    typer.echo(f"{shape} voxels by {made.provenance['method']} in {seconds:.1f} s: {image}")
+
+
+@train.command("rish-linear")
+def train_rish_linear(
+    out: Out,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Folder of pairs of patches; OUT/pairs if left out.")
+    ] = None,
+    bids: Annotated[
+        Path | None,
+        typer.Option(help="Data set with sub-*/ses-3T and ses-7T, in place of simulated pairs."),
+    ] = None,
+    count: Annotated[
+        int, typer.Option(help="Simulated pairs; what is missing is made.", min=2)
+    ] = 100,
+    patch: Annotated[int, typer.Option(help="Voxels of a patch along each edge.", min=4)] = 32,
+    seed: Seed = 0,
+    workers: Annotated[int, typer.Option(help="Processes that make pairs.", min=1)] = 1,
+    anatomies: Heads = "all",
+    version: Version = "1.0.0",
+    progress: Style = ProgressStyle.bar,
+) -> None:
+    """Learn the three numbers of linear harmonisation from 3 T to 7 T."""
+    from .files import check_writable
+
+    check_writable(out)
+    from .rish.data import from_bids, load_pair, split
+    from .rish.linear import learn_linear, save_linear
+    from .rish.units import Setting
+    from .training.rish_pairs import FeatureConfig, make_pairs
+
+    folder = pairs or out / PAIRS
+    with shown(progress) as tell:
+        if bids is not None:
+            files = from_bids(bids, folder, patch, progress=tell)
+        else:
+            config = FeatureConfig(patch=patch)
+            files = make_pairs(folder, heads(anatomies), count, seed, workers, config, tell)
+        known = split(files)[0]
+        edges = load_pair(known[0]).edges
+        scale = learn_linear(load_pair(file) for file in known)
+        told = {"pairs": len(known), "simulated": bids is None, "seed": seed}
+        card = save_linear(scale, Setting(edges=edges), out, version, **told)
+    typer.echo(f"lambda of orders 0, 2, 4: {', '.join(f'{v:.3f}' for v in scale.tolist())}")
+    typer.echo(f"weights: {card.with_suffix('.safetensors')}")

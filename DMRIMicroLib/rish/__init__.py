@@ -1,0 +1,1 @@
+"""RISH features, and networks that say what those of a better scanner would be."""

@@ -1,0 +1,270 @@
+"""From a scan to what a better scanner would have made of it.
+
+Features of one shell go through a method (`table.METHODS`), which says what they would be at 7 T;
+their ratio, lambda, scales the spherical harmonics of every shell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..brain.simulate import generator_for
+from ..errors import Cancelled, InputError
+from ..fitting.estimate import choose_device
+from ..masking import brain_mask
+from ..physics.sh import rish
+from ..scan import Scan
+from ..version import __version__
+from .features import ORDER, Harmonics, shell_for
+from .plan import HIGH, Plan, plan
+from .rescale import Images, Scaled, interpolated, rescale
+from .result import Enhanced
+from .scale import LIMITS, TAU, scale_maps
+from .table import AUTO, Method, open_method
+from .tiles import OVERLAP, TILE, over_tiles
+
+AROUND = 8
+"""Empty voxels around the brain that a network is shown."""
+
+READ, SAID = 0.4, 0.8
+"""Share of the work that is done when the volumes lie on the new grid, and when the method has said
+its features (about)."""
+
+Progress = Callable[[float, str], None]
+
+
+def enhance(
+    scan: Scan,
+    method: str = AUTO,
+    resolution: str | float = HIGH,
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    tile: int = TILE,
+    overlap: int = OVERLAP,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Enhanced:
+    """Make a scan that looks as if a better scanner had made it.
+
+    Parameters
+    ----------
+    scan : Scan
+        With a b0 volume and a shell of 15 directions or more near the b-value that the method
+        learned (1000 s/mm2); with a mask, or one is estimated.
+    method : str
+        One of `table.METHODS`; "auto": the best one that has weights.
+    resolution : str or float
+        "7T": the voxels of that scanner (1.05 mm); "keep": the scan's own; or an edge [mm], no
+        coarser than the scan's.
+    samples : int
+        Draws of a generative method. One: what it thinks best. Several: their mean, and their
+        standard deviation in `Enhanced.sd`.
+    seed : int
+        Of the draws.
+    weights : str or path, optional
+        Of the method.
+    device : str or torch.device, optional
+        By default CUDA where there is one, else the CPU.
+    tile, overlap : int
+        Voxels that a network looks at at a time, see `tiles.over_tiles`.
+    progress, cancelled : callable, optional
+        As of `fit`.
+
+    Returns
+    -------
+    Enhanced
+
+    Raises
+    ------
+    InputError
+        If the scan lacks b0 or directions, there is no such method, or it has no weights: then the
+        message says which command trains it.
+    Cancelled
+        If `cancelled` said so.
+
+    Notes
+    -----
+    Volumes are interpolated by cubic splines, b0 volumes too, and divided by the mean b0 then.
+    Lambda cannot turn an order's peaks, it scales them. Memory: the new scan in float32 once, twice
+    with several samples.
+    """
+    if samples < 1:
+        raise InputError(f"there are {samples} samples", "Ask for one at least.")
+    device = choose_device(device)
+    opened = open_method(method, weights, device)
+    shell = shell_for(scan.acquisition, opened.setting.b, ORDER)
+    scan = brain_mask(scan)
+    grids, ask = plan(scan, opened, resolution), _asking(progress, cancelled)
+    images, own = interpolated(scan, shell, ORDER, grids.out, device, _part(ask, 0, READ))
+    before = rish(images.coefficients(shell, ORDER).T, ORDER).T
+    draws = range(samples) if samples > 1 and opened.random else [None]
+    saying = _Saying(opened, grids, own, images.inside, (seed, tile, overlap))
+    runs = []
+    for k, draw in enumerate(draws):
+        tell = _part(ask, READ + (SAID - READ) * k / len(draws), (SAID - READ) / len(draws))
+        runs.append(saying.scale(before, draw, tell))
+    scale = torch.stack(runs)
+    done = rescale(images, scale, ORDER, _part(ask, SAID, 1 - SAID))
+    notes = [*grids.notes, *done.notes]
+    others = [f"{s.b:.0f}" for s in scan.acquisition.shells if s is not shell]
+    if others and opened.features is not None:
+        notes.append(f"lambda of b = {shell.b:.0f} was used for b = {', '.join(others)}, too")
+    if samples > 1 and not opened.random:
+        notes.append(f"{opened.name} has one answer: no samples were drawn")
+    told = _provenance(scan, opened, grids, notes, device)
+    told |= {"samples": len(draws), "seed": seed, "b": shell.b}
+    return _result(scan, grids, images, before, scale, done, told)
+
+
+@dataclass(frozen=True, eq=False)
+class _Saying:
+    """What a method says of a scan.
+
+    Attributes
+    ----------
+    method : Method
+    grids : Plan
+    own : Harmonics
+        On the scan's grid.
+    inside : (x, y, z) bool array
+        Voxels with tissue on the new grid.
+    settings : (int, int, int)
+        Seed, tile and overlap.
+    """
+
+    method: Method
+    grids: Plan
+    own: Harmonics
+    inside: np.ndarray
+    settings: tuple[int, int, int]
+
+    def scale(self, before: Tensor, draw: int | None, tell: Progress) -> Tensor:
+        """Return lambda on the new grid: (3, n)."""
+        if self.method.features is None:
+            return torch.ones_like(before)
+        work, out, units = self.grids.work, self.grids.out, self.method.setting.units
+        high = self._features(units.to_network(self.here), draw, tell)
+        if self.grids.sharpened:
+            assert self.method.finer is not None
+            fine = self.method.finer(high, work.over(out), out.shape)
+            target = units.from_network(fine).cpu()[:, torch.from_numpy(self.inside)]
+            return scale_maps(target, before)
+        maps = scale_maps(units.from_network(high), self.here)
+        maps = torch.where(work.mask.to(maps.device), maps, 1.0)
+        return work.to(out, maps).cpu()[:, torch.from_numpy(self.inside)]
+
+    @cached_property
+    def here(self) -> Tensor:
+        """Features of the scan on the working grid, none outside the brain: (3, x, y, z)."""
+        work, own = self.grids.work, self.own
+        found = Harmonics(work.bring(own.weighted), work.bring(own.b0), ORDER, own.dark)
+        return found.rish() * work.mask.to(own.b0.device)
+
+    def _features(self, low: Tensor, draw: int | None, tell: Progress) -> Tensor:
+        """Have the method look at the box that holds the brain, tile by tile: (3, x, y, z)."""
+        seed, tile, overlap = self.settings
+        features = self.method.features
+        assert features is not None
+
+        def say(patch: Tensor, number: int) -> Tensor:
+            given = None if draw is None else generator_for(seed, f"draw {draw}, tile {number}")
+            return features(patch, given)
+
+        box = (slice(None), *_box(self.grids.work.mask))
+        out = low.clone()
+        out[box] = over_tiles(
+            say, low[box], tile, overlap, lambda share: tell(share, self.method.name)
+        )
+        return out
+
+
+def _box(mask: Tensor) -> tuple[slice, ...]:
+    """Box around a mask, with some voxels more."""
+    found = mask.nonzero()
+    low, high = found.amin(0) - AROUND, found.amax(0) + 1 + AROUND
+    return tuple(
+        slice(max(0, int(a)), min(n, int(b))) for a, b, n in zip(low, high, mask.shape, strict=True)
+    )
+
+
+def _asking(progress: Progress | None, cancelled: Callable[[], bool] | None) -> Progress:
+    """Return what tells how far the work is, and stops it."""
+
+    def ask(share: float, text: str) -> None:
+        if progress is not None:
+            progress(share, text)
+        if cancelled is not None and cancelled():
+            raise Cancelled("Stopped; nothing was written.")
+
+    return ask
+
+
+def _part(ask: Progress, start: float, length: float) -> Progress:
+    """Return what tells of a part of the work."""
+    return lambda share, text: ask(start + length * share, text)
+
+
+def _result(
+    scan: Scan,
+    grids: Plan,
+    images: Images,
+    before: Tensor,
+    scale: Tensor,
+    done: Scaled,
+    told: dict[str, Any],
+) -> Enhanced:
+    """Put everything on the new grid."""
+    made = Scan(
+        np.moveaxis(images.signal, 0, -1),
+        grids.out.affine,
+        scan.acquisition,
+        grids.out.mask.numpy(),
+        name=f"{scan.name}-enhanced",
+        notes=tuple(told["notes"]),
+    )
+    after = (scale.square() * before).mean(0)
+    maps = [images.on_grid(v) for v in (before, after)]
+    sd = None if done.sd is None else np.moveaxis(done.sd, 0, -1)
+    return Enhanced(made, *maps, images.on_grid(scale.mean(0), 1.0), sd, told)
+
+
+def _provenance(
+    scan: Scan, method: Method, grids: Plan, notes: list[str], device: torch.device
+) -> dict[str, Any]:
+    """Tell what was made of what, and by what."""
+    return {
+        "software": "DMRIMicro",
+        "version": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "scan": {
+            "name": scan.name,
+            "file": None if scan.source is None else scan.source.name,
+            "shape": [*scan.shape, len(scan.acquisition)],
+            "voxel_size_mm": [round(v, 4) for v in scan.voxel_size],
+            "fingerprint": scan.fingerprint,
+        },
+        "acquisition": {
+            "summary": scan.acquisition.describe(),
+            "sha256": scan.acquisition.digest,
+        },
+        "method": method.name,
+        "weights": method.provenance or None,
+        "setting": method.setting.told(),
+        "lambda": {"tau": TAU, "limits": list(LIMITS)},
+        "super_resolution": grids.sharpened,
+        "device": str(device),
+        "torch": torch.__version__,
+        "notes": [*scan.notes, *notes],
+    }

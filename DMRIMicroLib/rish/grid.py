@@ -1,0 +1,135 @@
+"""Finer and coarser grids about the same middle, and images on them.
+
+A voxel's index is the place of its centre. A grid and a finer one along its axes share their
+middle; voxel j of the finer one lies at ((j - (n' - 1) / 2) / f + (n - 1) / 2) of the other, f
+being the ratio of their voxels' edges. `training.pairs` and `superres` count alike.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates, spline_filter
+from torch import Tensor
+
+SAME = 1e-3
+"""Relative difference of two edges up to which they are one."""
+
+SPLINE = 3
+"""Degree of the B-splines (M. Unser, "Splines: a perfect fit for signal and image processing", IEEE
+Signal Process. Mag. 16(6) (1999) 22-38)."""
+
+Shape = tuple[int, int, int]
+Factors = tuple[float, float, float]
+
+
+def edges_of(affine: NDArray[np.float64]) -> Factors:
+    """Edges of a voxel [mm]."""
+    return tuple(float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))  # type: ignore[return-value]
+
+
+def regridded(
+    affine: NDArray[np.float64], shape: Shape, edge: float
+) -> tuple[NDArray[np.float64], Shape, Factors]:
+    """Return affine, shape and factors of the grid of cubes along the same axes.
+
+    It has as many voxels as come nearest to the same extent, about the same middle.
+
+    Parameters
+    ----------
+    affine : (4, 4) array
+    shape : (int, int, int)
+    edge : float
+        Of its voxels [mm].
+    """
+    factors = tuple(own / edge for own in edges_of(affine))
+    count = tuple(max(1, round(n * f)) for n, f in zip(shape, factors, strict=True))
+    out = affine.copy()
+    out[:3, :3] = affine[:3, :3] / np.array(factors)
+    middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
+    out[:3, 3] = middle - out[:3, :3] @ ((np.array(count) - 1) / 2)
+    return out, count, factors  # type: ignore[return-value]
+
+
+def same_edges(affine: NDArray[np.float64], edge: float, tolerance: float = SAME) -> bool:
+    """Whether voxels are cubes of an edge [mm]."""
+    return all(abs(own / edge - 1) <= tolerance for own in edges_of(affine))
+
+
+def resized(images: Tensor, factors: Factors, shape: Shape, degree: int = SPLINE) -> Tensor:
+    """Bring images to a grid along the same axes, about the same middle.
+
+    Parameters
+    ----------
+    images : (..., x, y, z) tensor
+    factors : (float, float, float)
+        Edge of a voxel over that of a new one.
+    shape : (int, int, int)
+        Of the new grid.
+    degree : int
+        Of the splines; 1 for what must not overshoot. Along an axis whose new voxels are larger,
+        means over them are taken.
+
+    Returns
+    -------
+    (..., *shape) tensor
+    """
+    for axis, (count, factor) in enumerate(zip(shape, factors, strict=True), start=-3):
+        if count == images.shape[axis] and abs(factor - 1) < SAME:
+            continue
+        weights = _along(images.shape[axis], count, round(factor, 9), degree).to(images)
+        images = torch.tensordot(images, weights, dims=([axis], [1])).movedim(-1, axis)
+    return images
+
+
+def resampled(
+    images: Tensor, affine: NDArray[np.float64], target: NDArray[np.float64], shape: Shape
+) -> Tensor:
+    """Bring images to any other grid by its affine, by cubic splines; 0 beyond what is known.
+
+    Parameters
+    ----------
+    images : (k, x, y, z) tensor
+        On the CPU.
+    affine, target : (4, 4) arrays
+        Of both grids.
+    shape : (int, int, int)
+        Of the new grid.
+
+    Returns
+    -------
+    (k, *shape) tensor
+        Voxels with centres up to half a voxel beyond the outermost ones are told by mirroring.
+    """
+    to_own = np.linalg.inv(affine) @ target
+    index = np.indices(shape).reshape(3, -1)
+    at = to_own[:3, :3] @ index + to_own[:3, 3:]
+    bounds = np.array(images.shape[1:])[:, None] - 0.5
+    known = ((at >= -0.5) & (at <= bounds)).all(0)
+    out = np.zeros((len(images), index.shape[1]), np.float32)
+    for row, image in zip(out, images, strict=True):
+        filtered = spline_filter(image.numpy(), SPLINE, mode="mirror")
+        row[known] = map_coordinates(
+            filtered, at[:, known], order=SPLINE, mode="mirror", prefilter=False
+        )
+    return torch.from_numpy(out.reshape(-1, *shape)).to(images)
+
+
+@lru_cache(maxsize=32)
+def _along(count: int, new: int, factor: float, degree: int) -> Tensor:
+    """Weights of the voxels of one axis in each new voxel: (new, count) float64."""
+    at = (np.arange(new) - (new - 1) / 2) / factor + (count - 1) / 2
+    if factor < 1 - SAME:
+        low, high = at - 0.5 / factor, at + 0.5 / factor
+        voxel = np.arange(count)
+        part = np.minimum(high[:, None], voxel + 0.5) - np.maximum(low[:, None], voxel - 0.5)
+        part = part.clip(min=0)
+        return torch.from_numpy(part / part.sum(1, keepdims=True))
+    if count == 1:
+        return torch.ones(new, 1, dtype=torch.float64)
+    units = np.eye(count)
+    rows = [map_coordinates(unit, at[None], order=degree, mode="mirror") for unit in units]
+    return torch.from_numpy(np.stack(rows, 1))

@@ -1,0 +1,91 @@
+"""What networks see of RISH features: roots of energies, in units in which tissue is of order 1.
+
+Roots and not logarithms: a root is amplitude, in which noise is alike in all tissues, and it is 0
+where there is no brain. Roots and not energies: those of white matter, cortex and fluid would lie
+two orders of magnitude apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Units:
+    """Centre and spread of the root of each order's energy.
+
+    Attributes
+    ----------
+    centre, spread : (float, float, float)
+        By default for brain at b = 1000 s/mm2, relative to b = 0. Rounded, of simulated pairs:
+        roots of white matter and cortex are 1.5 to 1.9, 0.08 to 0.34 and, with noise, 0.05 to 0.14.
+    """
+
+    centre: tuple[float, ...] = (1.5, 0.2, 0.07)
+    spread: tuple[float, ...] = (0.4, 0.1, 0.04)
+
+    def to_network(self, rish: Tensor) -> Tensor:
+        """Turn energies into network units: (..., 3, x, y, z) to the same."""
+        return (rish.clamp(min=0).sqrt() - self._column(self.centre, rish)) / self._column(
+            self.spread, rish
+        )
+
+    def from_network(self, values: Tensor) -> Tensor:
+        """Turn network units into energies; no root is below 0: (..., 3, x, y, z) to the same."""
+        root = values * self._column(self.spread, values) + self._column(self.centre, values)
+        return root.clamp(min=0).square()
+
+    @property
+    def zero(self) -> tuple[float, ...]:
+        """What no energy is in network units."""
+        return tuple(-c / s for c, s in zip(self.centre, self.spread, strict=True))
+
+    @staticmethod
+    def _column(numbers: tuple[float, ...], like: Tensor) -> Tensor:
+        return like.new_tensor(numbers)[:, None, None, None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a network was trained on, which its card keeps: `data` holds `told()`.
+
+    Attributes
+    ----------
+    units : Units
+    b : float
+        Of the shell [s/mm2].
+    edges : (float, float)
+        Of the voxels of low and high features [mm]; by default the HCP's at 3 T and 7 T.
+    """
+
+    units: Units = field(default_factory=Units)
+    b: float = 1000.0
+    edges: tuple[float, float] = (1.25, 1.05)
+
+    @property
+    def factor(self) -> float:
+        """How much finer the high features are."""
+        return self.edges[0] / self.edges[1]
+
+    def told(self) -> dict[str, Any]:
+        """Return it as JSON values, for a card's `data`."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Setting:
+        """Make it of a card's `data`."""
+        try:
+            units = Units(tuple(data["units"]["centre"]), tuple(data["units"]["spread"]))
+            low, high = data["edges"]
+            return cls(units, float(data["b"]), (float(low), float(high)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"the card does not tell units, b and edges of its features ({error})",
+                "Give weights that `dmrimicro train` made.",
+            ) from error

@@ -1,0 +1,160 @@
+"""Pairs of features: simulated ones, by number and by processes; those of one's own scans."""
+
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from phantom import protocol, ring_scan
+from toy_anatomy import onion
+from typer.testing import CliRunner
+
+from DMRIMicroLib.brain.anatomy import save as save_anatomy
+from DMRIMicroLib.cli import app
+from DMRIMicroLib.errors import InputError
+from DMRIMicroLib.io import nifti
+from DMRIMicroLib.rish.data import from_bids, load_pair, pairs_in, save_pair, split
+from DMRIMicroLib.rish.features import harmonics
+from DMRIMicroLib.rish.units import Units
+from DMRIMicroLib.training.pairs import PairConfig, machine
+from DMRIMicroLib.training.rish_pairs import FeatureConfig, draw_features, make_pairs
+
+SHELL = 20
+AFFINE = np.diag([1.25, 1.25, 1.25, 1.0])
+
+
+def quiet(name):
+    scanner, acq = machine(name, "clinical30")
+    return scanner.perfect(), acq
+
+
+SMALL = FeatureConfig(
+    patch=8, pairs=PairConfig(margin=0, brain=0.9, first=quiet("hcp3t"), second=quiet("hcp7t"))
+)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return draw_features([onion()], 0, 0, SMALL)
+
+
+def test_a_pair_lies_on_both_grids(pair):
+    assert pair.low.shape == pair.high.shape == (3, 8, 8, 8)
+    assert pair.fine.shape == (3, 10, 10, 10)
+    assert pair.edges == pytest.approx((1.25, 1.05))
+    assert pair.mask.float().mean() > 0.4
+    for features, mask in ((pair.low, pair.mask), (pair.fine, pair.fine_mask)):
+        assert not features[:, ~mask].any()
+        assert (features[0, mask] > 0).all()
+    both = torch.stack([pair.low[0, pair.mask], pair.high[0, pair.mask]]).sqrt()
+    assert torch.corrcoef(both)[0, 1] > 0.8  # the same tissue, seen by two scanners
+    assert 0.8 < both[1].mean() / both[0].mean() < 1.25
+
+
+def test_tissue_is_of_order_1_in_network_units(pair):
+    for values in pair.to_network(Units())[:2]:
+        assert values[:, pair.mask].abs().max() < 8
+        assert values[:, pair.mask].mean(1).abs().max() < 4
+
+
+def test_a_pair_is_a_function_of_its_number(pair, tmp_path):
+    again = draw_features([onion()], 0, 0, SMALL)
+    torch.testing.assert_close(again.fine, pair.fine, rtol=0, atol=0)
+    file = tmp_path / "pair-0-00000.safetensors"
+    save_pair(pair, file)
+    read = load_pair(file)
+    torch.testing.assert_close(read.high, pair.high, rtol=3e-3, atol=1e-6)
+    assert torch.equal(read.fine_mask, pair.fine_mask)
+    assert read.edges == pair.edges
+    file.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="no pair"):
+        load_pair(file)
+
+
+def test_processes_make_the_pairs_that_one_makes_and_only_what_is_missing(tmp_path):
+    head = str(tmp_path / "onion.safetensors")
+    save_anatomy(onion(), head)
+    tiny = replace(SMALL, patch=4)
+    alone = make_pairs(tmp_path / "a", [head], 3, 5, 1, tiny)
+    alone[1].unlink()
+    kept = alone[0].stat().st_mtime_ns
+    shares = []
+    again = make_pairs(
+        tmp_path / "a", [head], 3, 5, 2, tiny, lambda done, text: shares.append(done)
+    )
+    assert shares == [pytest.approx(2 / 3), 1.0]
+    assert alone[0].stat().st_mtime_ns == kept
+    torch.testing.assert_close(
+        load_pair(again[1]).low, draw_features([onion()], 5, 1, tiny).low, rtol=3e-3, atol=1e-6
+    )
+    assert pairs_in(tmp_path / "a") == again
+
+
+def test_the_last_tenth_is_held_out(tmp_path):
+    files = [tmp_path / f"{k}" for k in range(25)]
+    known, out = split(files)
+    assert (len(known), out) == (22, files[22:])
+    with pytest.raises(InputError, match="1 pairs"):
+        split(files[:1])
+    with pytest.raises(InputError, match="no pairs"):
+        pairs_in(tmp_path)
+
+
+# one's own scans
+
+
+def own(folder, subject, session, edge, shape, seed=0):
+    """Write a scan about the world's origin, and its mask."""
+    affine = np.diag([edge, edge, edge, 1.0])
+    affine[:3, 3] = -edge * (np.array(shape) - 1) / 2
+    scan = ring_scan(protocol({1000.0: SHELL}, b0=2), affine, shape, 10.0, seed)
+    mask = np.zeros(shape, np.uint8)
+    mask[1:-1, 1:-1, 1:-1] = 1
+    home = folder / f"sub-{subject}" / f"ses-{session}" / "dwi"
+    stem = f"sub-{subject}_ses-{session}"
+    nifti.save(scan, home / f"{stem}_dwi.nii.gz")
+    nib.save(nib.Nifti1Image(mask, affine), home / f"{stem}_desc-brain_mask.nii.gz")
+    return scan
+
+
+def test_own_scans_give_pairs_that_show_the_same_places(tmp_path):
+    for subject in ("1", "2"):
+        scan = own(tmp_path / "in", subject, "3T", 1.5, (18, 18, 10))
+        own(tmp_path / "in", subject, "7T", 1.2, (22, 22, 12), seed=1)
+    own(tmp_path / "in", "3", "3T", 1.5, (18, 18, 10))  # without its other session
+    files = from_bids(tmp_path / "in", tmp_path / "pairs", patch=8)
+    assert [f.name for f in files] == [
+        f"pair-{s}-0000{k}.safetensors" for s in "12" for k in range(4)
+    ]
+    pair = load_pair(files[0])
+    assert pair.low.shape == (3, 8, 8, 8)
+    assert pair.fine.shape == (3, 10, 10, 10)
+    assert pair.edges == pytest.approx((1.5, 1.2), rel=1e-5)
+    signal = torch.from_numpy(np.moveaxis(scan.signal, -1, 0).copy())
+    truth = harmonics(signal, scan.acquisition).rish()[:, 1:9, 1:9, 1:9]
+    torch.testing.assert_close(pair.low[:2], truth[:2], rtol=0.01, atol=1e-3)
+    both = torch.stack([pair.low[1, pair.mask], pair.high[1, pair.mask]]).sqrt()
+    assert torch.corrcoef(both)[0, 1] > 0.5
+    before = files[0].stat().st_mtime_ns
+    assert from_bids(tmp_path / "in", tmp_path / "pairs", patch=8) == files
+    assert files[0].stat().st_mtime_ns == before
+
+
+def test_own_scans_must_be_registered_and_named(tmp_path):
+    own(tmp_path, "1", "3T", 1.5, (18, 18, 10))
+    with pytest.raises(InputError, match="no subject has the sessions ses-3T and ses-7T"):
+        from_bids(tmp_path, tmp_path / "pairs")
+    own(tmp_path, "1", "7T", 1.2, (10, 10, 6))
+    with pytest.raises(InputError, match="Register"):
+        from_bids(tmp_path, tmp_path / "pairs")
+
+
+def test_the_numbers_of_linear_harmonisation_are_learned_by_a_command(tmp_path):
+    own(tmp_path / "in", "1", "3T", 1.5, (18, 18, 10))
+    own(tmp_path / "in", "1", "7T", 1.2, (22, 22, 12), seed=1)
+    words = ["train", "rish-linear", "--bids", tmp_path / "in", "--out", tmp_path, "--patch", "8"]
+    run = CliRunner().invoke(app, [str(w) for w in words])
+    assert run.exit_code == 0, run.output
+    assert "lambda of orders 0, 2, 4" in run.output
+    assert (tmp_path / "rish-linear-1.0.0.safetensors").exists()
