@@ -1,0 +1,139 @@
+"""RISH latent diffusion: 3 T features into latents, up to noise, back as 7 T, and decoded.
+
+X. Zhu, W. Zhang, Y. Li, L. J. O'Donnell, F. Zhang, "When diffusion MRI meets diffusion model: a
+novel deep generative model for diffusion MRI generation", MICCAI 2024, Fig. 1.
+
+Where the paper leaves a choice:
+
+- Latents are encodings before quantisation ("the output x of the VQ-VAE's encoder", section 2.3),
+  each channel of unit variance over scans of both fields; decoding quantises them.
+- DDIM inversion asks for the noise at both ends of a step (`Sampling.refine`): there and back is
+  then the identity but for what the field strength changes.
+- Guidance and noise level are "different for RISH features of each order". A latent of 32 numbers
+  holds all orders at once, and one autoencoder for each would not know that the orders of a voxel
+  go together. So latents are joint, they are taken there and back once for each distinct pair of
+  guidance and noise level, and each order is read off the answer of its own.
+- Both numbers are chosen on scans held out of the training (`training.rish_latent`); the card has the
+  curve.
+- 256 codes cannot hold all of a patch. With ``detail``, what the 3 T autoencoder loses of the scan
+  is given back: features + decoded 7 T - decoded 3 T. Not of the paper; chosen like the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import CHANNELS, EDGE_CELL, cut, filled
+from .diffusion import HIGH, LOW, Denoiser, Path, invert, sample
+from .vqvae import Autoencoder
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How 7 T features are sampled.
+
+    Attributes
+    ----------
+    guidance, depth : (float, float, float)
+        Of orders 0, 2, 4: w of eq. 10, and the noise level as a share of all times.
+    detail : bool
+        Whether what the 3 T autoencoder loses is given back.
+    steps : int
+        Of DDIM, over all times.
+    eta : float
+        Fresh noise on the way back, where samples are to differ.
+    refine : int
+        Of the inversion, see `diffusion.invert`; 0 is that of the paper.
+    """
+
+    guidance: tuple[float, ...] = (1.0,) * CHANNELS
+    depth: tuple[float, ...] = (0.25,) * CHANNELS
+    detail: bool = False
+    steps: int = 50
+    eta: float = 1.0
+    refine: int = 1
+
+    @classmethod
+    def read(cls, told: dict) -> Sampling:
+        """Make it of a card's values."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items()})
+
+    def told(self) -> dict:
+        """Return it as a card's values."""
+        return asdict(self)
+
+    def runs(self) -> dict[tuple[float, float], list[int]]:
+        """Say which channels are read off each distinct guidance and depth."""
+        found: dict[tuple[float, float], list[int]] = {}
+        for channel, key in enumerate(zip(self.guidance, self.depth, strict=True)):
+            found.setdefault(key, []).append(channel)
+        return found
+
+
+class LatentDiffusion(nn.Module):
+    """Two autoencoders and the denoiser between them.
+
+    Parameters
+    ----------
+    autoencoder : dict
+        Arguments of `Autoencoder`, alike for both fields.
+    denoiser : dict
+        Arguments of `Denoiser`.
+    sampling : Sampling
+    """
+
+    def __init__(self, autoencoder: dict, denoiser: dict, sampling: Sampling | None = None) -> None:
+        super().__init__()
+        self.low, self.high = Autoencoder(**autoencoder), Autoencoder(**autoencoder)
+        self.denoiser = Denoiser(**denoiser)
+        self.sampling = sampling or Sampling()
+
+    def arguments(self) -> dict:
+        """Return what builds the same network; how it samples is not part of it."""
+        return {"autoencoder": self.low.arguments(), "denoiser": self.denoiser.arguments()}
+
+    @torch.no_grad()
+    def forward(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Turn 3 T features into 7 T features.
+
+        Parameters
+        ----------
+        features : (b, 3, x, y, z) tensor
+            In network units, any edges.
+        generator : torch.Generator, optional
+            Of the CPU. Without, DDIM is deterministic; with one, the way back has fresh noise.
+
+        Returns
+        -------
+        (b, 3, x, y, z) tensor
+        """
+        whole = filled(features, EDGE_CELL)
+        encoded = self.low.encode(whole)
+        made = torch.empty_like(whole)
+        for (guidance, depth), channels in self.sampling.runs().items():
+            latents = self.translate(encoded, guidance, depth, generator)
+            made[:, channels] = self.high.decode(latents)[:, channels]
+        if self.sampling.detail:
+            made = whole + made - self.low.decode(encoded)
+        return cut(made, features)
+
+    def translate(
+        self,
+        encoded: Tensor,
+        guidance: float,
+        depth: float,
+        generator: torch.Generator | None = None,
+        labels: Sequence[int] = (LOW, HIGH),
+    ) -> Tensor:
+        """Take encodings up to noise as one field's, and back as another's: (b, c, x, y, z)."""
+        first, second = labels
+        own = self.sampling
+        path = Path(own.steps, depth, 0.0 if generator is None else own.eta, own.refine)
+        latents = self.denoiser.to_units(encoded)
+        up = invert(self.denoiser.towards(first), latents, path)
+        back = sample(self.denoiser.towards(second, guidance), up, path, generator)
+        return self.denoiser.from_units(back)
