@@ -13,8 +13,8 @@ Where the paper leaves a choice:
   holds all orders at once, and one autoencoder for each would not know that the orders of a voxel
   go together. So latents are joint, they are taken there and back once for each distinct pair of
   guidance and noise level, and each order is read off the answer of its own.
-- Both numbers are chosen on scans held out of the training (`training.rish_latent`); the card has the
-  curve.
+- Both numbers are chosen on scans held out of the training (`training.rish_latent`); the card has
+  the curve.
 - 256 codes cannot hold all of a patch. With ``detail``, what the 3 T autoencoder loses of the scan
   is given back: features + decoded 7 T - decoded 3 T. Not of the paper; chosen like the others.
 """

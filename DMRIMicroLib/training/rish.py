@@ -1,0 +1,191 @@
+"""Methods on RISH features from pairs to weights with a card, stage by stage.
+
+Every stage has a folder with checkpoint and log, and goes on from there. The networks of latent
+diffusion (X. Zhu et al., MICCAI 2024) are trained one after the other: the 3 T autoencoder
+("low"), from it that of 7 T ("high"), the denoiser of both fields' latents; the way of sampling is
+chosen on pairs held out. Other methods have one stage ("method"). Last comes super-resolution
+("finer"), on what the method says of all pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from ..errors import Cancelled, InputError
+from ..files import staged
+from ..rish.blocks import monai
+from ..rish.data import load_pair, split
+from ..rish.gan import gan_loss
+from ..rish.methods import KINDS, build
+from ..rish.residual import residual_loss
+from ..rish.superres import SuperResolution, finer_loss, resample
+from ..rish.units import Setting
+from ..version import __version__
+from ..weights import Card, save
+from .recipe import _begin as begin_run
+from .recipe import small, training_loop
+from .rish_latent import train_latent
+from .rish_measure import nmse
+from .rish_recipe import RishRecipe
+from .rish_run import Progress, Run
+from .rish_stream import said_of
+
+SAID = "said"
+"""Folder of what the method says of every pair, on the fine grid."""
+
+ABOUT = (
+    "Says what the RISH features (orders 0, 2, 4) of a 3 T scan at b = 1000 s/mm2 would be at 7 T, "
+    "on voxels of 1.25 mm, and sharpens them to 1.05 mm. {} For research, not for diagnosis."
+)
+
+METHODS = {
+    "ldm": "Latent diffusion after X. Zhu et al. (MICCAI 2024).",
+    "residual": "A U-Net that says the logarithm of scale maps.",
+    "cnn": "A plain convolutional network, the baseline of benchmarks.",
+    "gan": "An autoencoder trained against a discriminator, a baseline of benchmarks.",
+}
+
+
+def check_packages(recipe: RishRecipe) -> None:
+    """Say what a training needs and is not installed."""
+    training_loop()
+    if recipe.autoencoder:
+        monai("networks.nets")
+
+
+def train_rish(
+    recipe: RishRecipe,
+    files: Sequence[Path],
+    folder: Path,
+    *,
+    version: str = "1.0.0",
+    progress: Progress = lambda share, text: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Train a method and write its weights; return the card's path.
+
+    A training that was stopped goes on from its checkpoints: with the same recipe and pairs, to the
+    same weights.
+
+    Parameters
+    ----------
+    recipe : RishRecipe
+    files : sequence of path
+        Pairs (`rish_pairs.make_pairs`, or `rish.data.from_bids`); the last tenth is held out.
+    folder : path
+        For stages, weights and card.
+    version : str
+        Of the weights.
+    progress, cancelled
+        As of `fitting.fit`; a cancelled training leaves its checkpoints.
+    """
+    if recipe.every.get("accelerator") == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device", "Train with --preset cpu.")
+    begin_run(recipe, folder)  # type: ignore[arg-type]
+    known, held_out = split(files)
+    setting = Setting(edges=load_pair(known[0]).edges)
+    run = Run(recipe, folder, known, held_out, setting, progress, cancelled)
+    name = next(name for name, kind in KINDS.items() if kind == recipe.kind)
+    network, data = train_latent(run) if name == "ldm" else (_direct(run, name), {})
+    sharper = _finer(run, network)
+    card = Card(
+        recipe.kind,
+        version,
+        recipe.kind,
+        {"method": network.arguments(), "finer": sharper.arguments()},
+        about=ABOUT.format(METHODS[name]),
+        data=setting.told() | data,
+        training={"software": f"DMRIMicro {__version__}", "recipe": recipe.told()},
+        metrics=_measured(run, network, sharper),
+    )
+    both = nn.ModuleDict({"method": network, "finer": sharper})
+    return save(small(both.state_dict()), card, folder)
+
+
+def _direct(run: Run, name: str) -> nn.Module:
+    """Train a method of one network."""
+    torch.manual_seed(run.recipe.seed_of("method"))
+    zero = {"zero": run.setting.units.zero} if name == "residual" else {}
+    network = build(name, run.recipe.method | zero)
+    own = gan_loss if name == "gan" else residual_loss
+    return run.learn(
+        "method",
+        network,
+        run.stream("method"),
+        lambda network, example, step: own(network, *example[:3]),
+    )
+
+
+def _finer(run: Run, network: nn.Module) -> SuperResolution:
+    """Train super-resolution on what a method says, which is kept on disk."""
+    said = run.folder / SAID
+    said.mkdir(parents=True, exist_ok=True)
+    network.to(run.device)
+    for number, file in enumerate(run.known):
+        if run.cancelled():
+            raise Cancelled("Stopped; the same command goes on from here.")
+        if not (said / file.name).exists():
+            _keep(_on_fine(run, network, file), said / file.name)
+        share = (len(run.recipe.stages) - 1 + 0.2 * number / len(run.known)) / len(
+            run.recipe.stages
+        )
+        run.progress(share, f"finer: pair {number + 1} of {len(run.known)}")
+    network.cpu()
+    torch.manual_seed(run.recipe.seed_of("finer"))
+    read = said_of(run.setting.units, said)
+    made = run.learn(
+        "finer",
+        SuperResolution(**run.recipe.finer),
+        run.stream("finer", read=read),
+        lambda network, example, step: finer_loss(network, *example[:3]),
+    )
+    assert isinstance(made, SuperResolution)
+    return made
+
+
+@torch.no_grad()
+def _on_fine(run: Run, network: nn.Module, file: Path) -> Tensor:
+    """Say 7 T features of a pair's 3 T features, interpolated on the fine grid: (3, f, f, f)."""
+    pair = load_pair(file)
+    low = run.setting.units.to_network(pair.low).to(run.device)
+    made = network(low[None])
+    shape = tuple(pair.fine.shape[1:])
+    return resample(made, run.setting.factor, shape)[0].cpu()  # type: ignore[arg-type]
+
+
+def _keep(said: Tensor, file: Path) -> None:
+    """Write what a method says; it appears whole or not at all."""
+    with staged(file.parent) as stage:
+        (stage / file.name).write_bytes(to_bytes({"said": said.half().contiguous()}))
+
+
+@torch.no_grad()
+def _measured(run: Run, network: nn.Module, sharper: nn.Module) -> dict[str, Any]:
+    """Measure a method on the pairs held out, beside the scan as it is, on both grids."""
+    units = run.setting.units
+
+    def fine(file: Path) -> tuple[Tensor, Tensor, Tensor]:
+        pair = load_pair(file)
+        return _on_fine(run, network, file), pair.to_network(units)[2], pair.fine_mask
+
+    run.progress(1.0, "Measuring")
+    network.to(run.device)
+    files = run.held_out
+
+    def say(low: Tensor) -> Tensor:
+        return network(low[None].to(run.device))[0].cpu()
+
+    told = {
+        "3 T scan": nmse(lambda low: low, files, run.read, units),
+        "7 T-like": nmse(say, files, run.read, units),
+        "7 T-like, interpolated to the fine grid": nmse(lambda v: v, files, fine, units),
+        "7 T-like, sharpened": nmse(lambda v: sharper(v[None])[0], files, fine, units),
+    }
+    network.cpu()
+    return {"NMSE of RISH 0, 2, 4 on pairs held out of the training": told}

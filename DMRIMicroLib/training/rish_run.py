@@ -1,0 +1,86 @@
+"""A training on RISH features under way: its folder, its pairs, how a stage is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import Cancelled
+from ..rish.units import Setting
+from .recipe import training_loop
+from .rish_recipe import RishRecipe
+from .rish_stream import Patches, Read, Stream, pairs_of, stream_of
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A training under way.
+
+    Attributes
+    ----------
+    recipe : RishRecipe
+    folder : Path
+    known, held_out : list of Path
+        Pairs to learn from, and those held out.
+    setting : Setting
+        Units, shell and voxels of the pairs.
+    progress, cancelled : callable
+    """
+
+    recipe: RishRecipe
+    folder: Path
+    known: list[Path]
+    held_out: list[Path]
+    setting: Setting
+    progress: Progress
+    cancelled: Callable[[], bool]
+
+    @property
+    def read(self) -> Read:
+        """What reads features of both fields on the 3 T grid."""
+        return pairs_of(self.setting.units)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the training."""
+        return torch.device(self.recipe.every.get("accelerator", "cpu"))
+
+    def stream(self, stage: str, files: Sequence[Path] | None = None, read: Read | None = None):
+        """Return the examples of a stage."""
+        recipe = self.recipe
+        seed = recipe.seed_of(stage)
+        return stream_of(files or self.known, read or self.read, seed, recipe.patches)
+
+    def learn(self, stage: str, network: nn.Module, stream: Stream, loss: Callable) -> nn.Module:
+        """Train a network, or take what a finished stage has left; it comes back on the CPU."""
+        loop = training_loop()
+        training = loop.Training(**self.recipe.training(stage))
+        names = list(self.recipe.stages)
+        first, count = names.index(stage), len(names)
+        stopped = [False]
+
+        def asked() -> bool:
+            stopped[0] = stopped[0] or self.cancelled()
+            return stopped[0]
+
+        def tell(share: float, text: str) -> None:
+            self.progress((first + share) / count, f"{stage}: {text}")
+
+        def on_device(network: nn.Module, example: Patches, step: int):
+            return loss(network, example.to(next(network.parameters()).device), step)
+
+        folder = self.folder / stage
+        network = loop.train(network, stream, on_device, training, folder, tell, asked)
+        if stopped[0]:
+            raise Cancelled("Stopped; the same command goes on from the last checkpoint.")
+        return network.cpu().eval().requires_grad_(False)
+
+    def begun(self, stage: str) -> bool:
+        """Whether a stage has a checkpoint."""
+        return (self.folder / stage / training_loop().CHECKPOINT).exists()

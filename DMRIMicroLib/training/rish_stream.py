@@ -1,0 +1,116 @@
+"""Examples for networks on RISH features: some pairs at a time, turned and mirrored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import permutations
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..brain.simulate import generator_for
+from ..errors import InputError
+from ..rish.data import load_pair
+from ..rish.units import Units
+
+KEPT = 4000
+"""Pairs that are kept in memory, 0.4 MB each at 32^3 voxels."""
+
+TURNS = tuple(permutations((-3, -2, -1)))
+"""Orders of the axes."""
+
+Stream = Callable[..., Iterator["Patches"]]
+
+
+class Patches(NamedTuple):
+    """Pairs of features in network units, and what belongs to them.
+
+    Attributes
+    ----------
+    given : (b, 3, x, y, z) tensor
+        3 T features; for super-resolution, what a method says, on the fine grid.
+    wanted : (b, 3, x, y, z) tensor
+        7 T features on the same grid.
+    mask : (b, x, y, z) bool tensor
+    number : int
+        Of the example.
+    """
+
+    given: Tensor
+    wanted: Tensor
+    mask: Tensor
+    number: int
+
+    def to(self, device: torch.device) -> Patches:
+        """Bring the tensors to a device."""
+        return Patches(*(v.to(device) for v in self[:3]), number=self.number)
+
+
+Read = Callable[[Path], tuple[Tensor, Tensor, Tensor]]
+
+
+def pairs_of(units: Units) -> Read:
+    """Return what reads 3 T features, 7 T features on the same grid, and the mask."""
+
+    @lru_cache(maxsize=KEPT)
+    def read(file: Path) -> tuple[Tensor, Tensor, Tensor]:
+        pair = load_pair(file)
+        low, high, _ = pair.to_network(units)
+        return low.half(), high.half(), pair.mask
+
+    return read
+
+
+def said_of(units: Units, said: Path) -> Read:
+    """Return what reads a method's answers, kept in a folder, 7 T features and the fine mask."""
+
+    @lru_cache(maxsize=KEPT)
+    def read(file: Path) -> tuple[Tensor, Tensor, Tensor]:
+        pair = load_pair(file)
+        return load_file(said / file.name)["said"], pair.to_network(units)[2].half(), pair.fine_mask
+
+    return read
+
+
+def stream_of(files: Sequence[Path], read: Read, seed: int, patches: int) -> Stream:
+    """Return a stream for `loop.train`: example k is a function of files, seed and k only."""
+
+    def stream(first: int, step: int = 1) -> Iterator[Patches]:
+        number = first
+        while True:
+            yield draw(files, read, seed, number, patches)
+            number += step
+
+    return stream
+
+
+def draw(files: Sequence[Path], read: Read, seed: int, number: int, patches: int) -> Patches:
+    """Draw an example: files at random, each turned and mirrored at random."""
+    generator = generator_for(seed, f"RISH example {number}")
+    chosen = torch.randint(len(files), (patches,), generator=generator).tolist()
+    rows = []
+    for k in chosen:
+        turn = TURNS[int(torch.randint(len(TURNS), (1,), generator=generator))]
+        mirrored = (torch.rand(3, generator=generator) < 0.5).tolist()
+        rows.append([turned(v, turn, mirrored) for v in read(files[k])])
+    given, wanted, mask = zip(*rows, strict=True)
+    if len({v.shape for v in (*given, *wanted)}) > 1:
+        raise InputError(
+            "pairs differ in their number of voxels, or are no cubes",
+            "Make all of them with the same --patch.",
+            file=files[chosen[0]].parent,
+        )
+    return Patches(
+        torch.stack(given).float(), torch.stack(wanted).float(), torch.stack(mask), number
+    )
+
+
+def turned(values: Tensor, turn: Sequence[int], mirrored: Sequence[bool]) -> Tensor:
+    """Turn and mirror (..., x, y, z); features do not change, having no direction."""
+    before = tuple(range(values.ndim - 3))
+    moved = values.permute(*before, *(axis % values.ndim for axis in turn))
+    return moved.flip([axis - 3 for axis, so in enumerate(mirrored) if so])

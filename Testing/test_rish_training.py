@@ -1,0 +1,281 @@
+"""Training of methods on RISH features: stages, resuming, fine-tuning, cards; tiny networks."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from rish_tiny import AUTOENCODER, DENOISER, blob
+from typer.testing import CliRunner
+
+pytest.importorskip("lightning_fabric")
+pytest.importorskip("monai")
+
+from DMRIMicroLib.errors import Cancelled, InputError
+from DMRIMicroLib.rish.data import Pair, load_pair, save_pair
+from DMRIMicroLib.rish.methods import KINDS, build, load_method
+from DMRIMicroLib.rish.superres import SuperResolution
+from DMRIMicroLib.rish.units import Setting, Units
+from DMRIMicroLib.training import rish, rish_latent, rish_measure
+from DMRIMicroLib.training.recipe import ROOM
+from DMRIMicroLib.training.rish_recipe import read_rish
+from DMRIMicroLib.training.rish_run import Run
+from DMRIMicroLib.training.rish_stream import Patches, pairs_of, stream_of, turned
+from DMRIMicroLib.weights.store import LARGEST, read_card
+
+EDGE, FINE = 8, 10
+LAMBDA = torch.tensor([1.1, 1.3, 0.7])
+"""What the pairs have to teach."""
+
+TINY = {
+    "rish-residual": {"method": {"widths": [4, 8], "blocks": 1}},
+    "rish-cnn": {"method": {"width": 4, "layers": 3}},
+    "rish-gan": {"method": {"width": 4, "judge": 4}},
+    "rish-ldm": {"autoencoder": AUTOENCODER, "denoiser": DENOISER},
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def few_ways(monkeypatch):
+    """Try few ways of sampling, and short ones."""
+    monkeypatch.setattr(rish_measure, "GUIDANCES", (0.0, 2.0))
+    monkeypatch.setattr(rish_measure, "DEPTHS", (0.02, 0.04))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Six pairs: 7 T features are those of 3 T times LAMBDA squared."""
+    folder, units = tmp_path_factory.mktemp("pairs"), Units()
+    made = []
+    for k in range(6):
+        fine = units.from_network(blob(1, (FINE,) * 3, k)[0])
+        low = units.from_network(blob(1, (EDGE,) * 3, k)[0])
+        scale = LAMBDA.square()[:, None, None, None]
+        masks = [torch.ones((n,) * 3, dtype=torch.bool) for n in (EDGE, FINE)]
+        masks[0][0] = False
+        file = folder / f"pair-0-{k:05d}.safetensors"
+        save_pair(Pair(low, low * scale, fine * scale, *masks, edges=(1.25, 1.05)), file)
+        made.append(file)
+    return made
+
+
+def tiny(kind, steps=2, **changes):
+    recipe = read_rish(kind, "cpu").given(None, steps, 0)
+    every = recipe.every | {"save_every": 2, "warmup": 1}
+    return replace(recipe, every=every, finer={"width": 4, "blocks": 1}, **TINY[kind], **changes)
+
+
+def test_the_recipes_can_be_read():
+    for kind in KINDS.values():
+        for preset in ("cpu", "gpu"):
+            recipe = read_rish(kind, preset)
+            assert list(recipe.stages)[-1] == "finer"
+            assert recipe.training("finer")["accelerator"] == {"cpu": "cpu", "gpu": "cuda"}[preset]
+            assert all(recipe.training(stage)["steps"] > 0 for stage in recipe.stages)
+    assert list(read_rish("rish-ldm", "cpu").stages) == ["low", "high", "denoiser", "finer"]
+    scratch = read_rish("rish-ldm", "cpu-scratch")
+    assert scratch.scratch
+    assert replace(scratch, preset="cpu", scratch=False) == read_rish("rish-ldm", "cpu")
+    with pytest.raises(InputError, match="Choose from: cpu, gpu"):
+        read_rish("rish-cnn", "cpu-scratch")
+
+
+@pytest.mark.parametrize("kind", list(TINY))
+def test_weights_of_every_preset_fit_into_a_file(kind):
+    for preset in ("cpu", "gpu"):
+        recipe = read_rish(kind, preset)
+        given = {"autoencoder": recipe.autoencoder, "denoiser": recipe.denoiser}
+        with torch.device("meta"):  # no memory, no random numbers
+            network = build(kind.removeprefix("rish-"), recipe.method or given)
+            finer = SuperResolution(**recipe.finer)
+        numbers = sum(v.numel() for n in (network, finer) for v in n.state_dict().values())
+        assert 2 * numbers < ROOM * LARGEST  # in half precision
+        if preset == "cpu":
+            assert numbers < 2_500_000
+
+
+def test_an_example_is_a_function_of_its_number(files):
+    read = pairs_of(Units())
+    stream = stream_of(files, read, 3, 2)
+    first = stream(0)
+    rows = [next(first) for _ in range(4)]
+    again = next(stream(3))
+    assert again.number == rows[3].number == 3
+    assert all(torch.equal(a, b) for a, b in zip(again[:3], rows[3][:3], strict=True))
+    assert not torch.equal(rows[0].given, rows[1].given)
+    other = stream(1, step=2)
+    assert [next(other).number for _ in range(2)] == [1, 3]
+    assert rows[0].given.shape == (2, 3, EDGE, EDGE, EDGE)
+
+
+def test_both_scans_of_a_pair_are_turned_alike(files):
+    example = next(stream_of(files, pairs_of(Units()), 0, 6)(0))
+    units = Units()
+    low, high = units.from_network(example.given), units.from_network(example.wanted)
+    scale = LAMBDA.square()[:, None, None, None]
+    assert torch.allclose(high, low * scale, rtol=0.05, atol=2e-3)  # kept in half precision
+    assert len({tuple(row.flatten().tolist()) for row in example.mask}) > 1
+
+
+def test_turning_is_a_permutation_of_axes():
+    values = torch.arange(2 * 2 * 3 * 4).reshape(2, 2, 3, 4)
+    made = turned(values, (-1, -3, -2), (True, False, False))
+    assert made.shape == (2, 4, 2, 3)
+    assert int(made[1, 0, 1, 2]) == int(values[1, 1, 2, 3])
+
+
+@pytest.mark.parametrize("kind", list(TINY))
+def test_a_method_is_trained_and_loaded(kind, files, tmp_path):
+    told = []
+    card_file = rish.train_rish(
+        tiny(kind), files, tmp_path, version="1.2.0", progress=lambda s, text: told.append(s)
+    )
+    card = read_card(card_file)
+    assert card_file.name == f"{kind}-1.2.0.json"
+    assert card.kind == kind
+    assert card.training["recipe"]["kind"] == kind
+    assert Setting.read(card.data) == Setting()
+    (measured,) = card.metrics.values()
+    assert all(len(row) == 3 for row in measured.values())
+    assert told[-1] == 1
+    name = kind.removeprefix("rish-")
+    method = load_method(name, card_file.with_suffix(".safetensors"))
+    low = blob(1, (9, 6, 11))[0]
+    made = method.features(low)
+    assert made.shape == low.shape
+    assert torch.equal(method.features(low), made)
+    fine = method.finer(made, 1.25 / 1.05, (11, 7, 13))
+    assert fine.shape == (3, 11, 7, 13)
+    assert method.random == (kind == "rish-ldm")
+    if not method.random:
+        assert torch.equal(method.features(low, torch.Generator().manual_seed(0)), made)
+    assert method.provenance["name"] == f"{kind}-1.2.0"
+
+
+def test_a_residual_network_learns_what_pairs_teach(files, tmp_path):
+    recipe = tiny("rish-residual", steps=40)
+    recipe = replace(recipe, every=recipe.every | {"rate": 2e-2}, patches=4)
+    card = read_card(rish.train_rish(recipe, files, tmp_path))
+    (told,) = card.metrics.values()
+    assert all(a < 0.2 * b for a, b in zip(told["7 T-like"], told["3 T scan"], strict=True))
+
+
+@pytest.mark.parametrize("kind", ["rish-residual", "rish-ldm"])
+def test_a_training_that_was_stopped_comes_to_the_same_weights(kind, files, tmp_path):
+    recipe = tiny(kind, steps=3)
+    whole = rish.train_rish(recipe, files, tmp_path / "whole").with_suffix(".safetensors")
+    for most in (2, 5, 7):  # stopped in several stages
+        asked = []
+
+        def enough(asked=asked, most=most):
+            asked.append(1)
+            return len(asked) > most
+
+        with pytest.raises(Cancelled):
+            rish.train_rish(recipe, files, tmp_path / "parts", cancelled=enough)
+    parts = rish.train_rish(recipe, files, tmp_path / "parts").with_suffix(".safetensors")
+    assert parts.read_bytes() == whole.read_bytes()
+    with pytest.raises(InputError, match="begun with other settings: seed"):
+        rish.train_rish(replace(recipe, seed=1), files, tmp_path / "parts")
+
+
+class Untaught(Run):
+    """A training that leaves networks as they begin."""
+
+    def learn(self, stage, network, stream, loss):
+        return network
+
+
+def test_the_7t_autoencoder_goes_on_from_that_of_3t(files, tmp_path):
+    recipe = tiny("rish-ldm")
+    run = Untaught(
+        recipe, tmp_path, files[:4], files[4:], Setting(), lambda *told: None, lambda: False
+    )
+    low = rish_latent.train_autoencoder(run, "low", None)
+    begun = rish_latent.train_autoencoder(run, "high", low.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(
+        low.state_dict().values(), begun.state_dict().values(), strict=True
+    ))  # fmt: skip
+    scratch = rish_latent.train_autoencoder(run, "high", None)
+    name = "network.encoder.blocks.0.conv.weight"
+    assert not torch.equal(scratch.state_dict()[name], low.state_dict()[name])
+
+
+def test_7t_scans_can_be_scarce(files):
+    recipe = tiny("rish-ldm", scarce=0.5)
+    assert recipe.seen(files[:4]) == files[:2]
+    assert replace(recipe, scarce=0.01).seen(files) == files[:1]
+    assert replace(recipe, scarce=1.0).seen(files) == list(files)
+
+
+def test_the_way_of_sampling_is_chosen_on_pairs_held_out(files, tmp_path):
+    recipe = tiny("rish-ldm", choosing=1)
+    card = read_card(rish.train_rish(recipe, files, tmp_path))
+    curve = card.data["curve"]
+    count = len(rish_measure.GUIDANCES) * len(rish_measure.DEPTHS) * 2
+    assert len(curve) == count
+    best = rish_measure.best_of(curve)
+    assert card.data["sampling"]["guidance"] == list(best.guidance)
+    assert card.data["sampling"]["depth"] == list(best.depth)
+    written = json.loads((tmp_path / rish_latent.SAMPLING).read_text())
+    assert written["curve"] == curve
+
+
+def test_the_best_way_is_that_of_each_order():
+    def row(guidance, detail, *errors):
+        return {"guidance": guidance, "depth": 0.1, "detail": detail, "nmse": list(errors)}
+
+    curve = [row(0, False, 0.1, 0.5, 0.3), row(1, False, 0.2, 0.4, 0.9), row(2, True, 0.3, 0.3, 1)]
+    best = rish_measure.best_of(curve)
+    assert best.guidance == (0, 1, 0)
+    assert not best.detail
+    assert rish_measure.best_of([*curve, row(4, True, 0.01, 0.6, 0.6)]).detail
+
+
+def test_errors_are_relative_to_the_features(files):
+    read, units = pairs_of(Units()), Units()
+    pair = load_pair(files[0])
+    told = rish_measure.nmse(lambda low: low, files[:1], read, units)
+    for k, scale in enumerate(LAMBDA.square().tolist()):
+        assert told[k] == pytest.approx((1 - 1 / scale) ** 2, rel=0.05)
+    assert rish_measure.nmse(lambda low: pair.to_network(units)[1], files[:1], read, units) == (
+        pytest.approx([0, 0, 0], abs=1e-4)
+    )
+
+
+def test_the_command_trains_on_pairs_that_are_there(files, tmp_path, monkeypatch):
+    from DMRIMicroLib import cli_train_rish
+    from DMRIMicroLib.cli_train import train
+
+    monkeypatch.setattr(cli_train_rish, "heads", lambda text: ["small"])
+    given = ["--pairs", str(files[0].parent), "--count", "6", "--steps", "1", "--progress", "none"]
+    made = CliRunner().invoke(train, ["rish-cnn", "--out", str(tmp_path), *given])
+    assert made.exit_code == 0, made.output
+    card = read_card(tmp_path / "rish-cnn-1.0.0.json")
+    assert card.training["recipe"]["data"] == "simulated from small"
+    assert card.training["recipe"]["stages"]["method"]["steps"] == 1
+
+
+def test_pairs_of_several_sizes_are_refused(files, tmp_path):
+    pair = load_pair(files[0])
+    small = Pair(*(getattr(pair, k)[..., :4] for k in ("low", "high", "fine", "mask", "fine_mask")),
+                 edges=pair.edges)  # fmt: skip
+    save_pair(small, tmp_path / "pair-0-00000.safetensors")
+    mixed = [files[0], tmp_path / "pair-0-00000.safetensors"]
+    stream = stream_of(mixed, pairs_of(Units()), 0, 6)
+    with pytest.raises(InputError, match="pairs differ in their number of voxels"):
+        next(stream(0))
+
+
+def test_examples_go_to_a_device_whole(files):
+    example = next(stream_of(files, pairs_of(Units()), 0, 1)(0)).to(torch.device("cpu"))
+    assert isinstance(example, Patches)
+    assert example.number == 0
