@@ -42,7 +42,7 @@ from .cli_enhance import enhance
 from .cli_pigment import pigment
 from .cli_simulate import simulate
 from .cli_tracts import connectome, planning, profile, seeds, tracts
-from .cli_train import train
+from .cli_train_rish import train
 from .errors import Cancelled, DMRIMicroError, InputError
 from .index import check_folder
 from .maps import said_once, voxel_remarks

@@ -27,7 +27,7 @@ FLOORS = [
     {"terminal", "arguments"},
     {"arguments"},
     {"cli_anatomy", "cli_codebook", "cli_cohort", "cli_simulate", "cli_tracts", "cli_train"},
-    {"cli_enhance", "cli_pigment"},
+    {"cli_enhance", "cli_pigment", "cli_train_rish"},
     {"cli"},
     {"__init__", "__main__"},
 ]
