@@ -23,7 +23,7 @@ from DMRIMicroLib.codebooks.kernels import D_RANGE, RADII, Kernels
 from DMRIMicroLib.codebooks.network import CERTAIN, Codebook, Shape
 from DMRIMicroLib.codebooks.scale import POWERS, Scale
 from DMRIMicroLib.codebooks.standard import settle
-from DMRIMicroLib.codebooks.tokens import FACTS, state_noise, tokens, with_state
+from DMRIMicroLib.codebooks.tokens import FACTS, LAGS, state_noise, tokens, with_state
 from DMRIMicroLib.codebooks.trunk import FILTERS, WIDTHS
 from DMRIMicroLib.physics.sh import sh_basis
 from DMRIMicroLib.physics.tissue import TissueState
@@ -276,13 +276,17 @@ def test_each_part_of_a_prior_sees_the_neighbours(part):
 
 @pytest.mark.parametrize("words", [{}, {"decay": True}], ids=str)
 def test_a_voxels_own_signals_move_no_prior_but_those_of_others(words):
-    """As above, from the signals on, b0 images left alone; their mean weighs volumes."""
+    """As above, from the signals on, b0 images left alone; their mean weighs volumes.
+
+    What is said of the slice as a whole is held: of that each voxel has its share.
+    """
     acq, network = protocol(PROTOCOLS[2]), random_network(words)
     signal, mask, sigma = picture(acq)
     other = signal.clone()
     other[~torch.as_tensor(acq.is_b0.copy()), 5, 3] *= 0.6
     with torch.no_grad():
-        one, two = (network.prior(tokens(v, mask, acq, sigma, EYE, SPACE)) for v in (signal, other))
+        seen = [tokens(v, mask, acq, sigma, EYE, SPACE) for v in (signal, other)]
+        one, two = (network.prior(v._replace(facts=seen[0].facts)) for v in seen)
     own = int(mask.flatten()[: 5 * 7 + 3].sum())
     apart = [(a - b).abs().flatten(1).amax(1) for a, b in zip(one, two, strict=True)]
     for part in apart:
@@ -489,3 +493,22 @@ def test_deviations_are_those_of_small_changes():
     down, _ = scale.decode(mean - small, mean)
     torch.testing.assert_close(sd, (up - down) / 2, rtol=1e-6, atol=0)
     assert set(POWERS) == {"RTOP", "RTAP"}
+
+
+def test_a_slice_tells_how_alike_the_noise_of_neighbours_is():
+    acq, size = shells(1000.0, count=20, b0=6), 24
+    clean = tissue_signal(tissue(1), acq).float().expand(size * size, -1).T.reshape(-1, size, size)
+    g = torch.Generator().manual_seed(3)
+    noise = torch.randn(len(acq), size, size + 1, generator=g)
+    mask = torch.ones(size, size, dtype=torch.bool)
+
+    def lags(noise: torch.Tensor) -> torch.Tensor:
+        seen = clean + 0.03 * noise / noise.std()
+        told = tokens(seen, mask, acq, 0.03 * mask, torch.eye(3), SPACE)
+        return told.facts[-len(LAGS) :]
+
+    white, along = lags(noise[..., 1:]), lags(noise[..., 1:] + noise[..., :-1])
+    assert LAGS[:2] == ((1, 0), (0, 1))
+    assert float(white.abs().max()) < 0.05
+    assert float(along[1]) == pytest.approx(0.5, abs=0.05)
+    assert float(along[[0, 2, 3]].abs().max()) < 0.05

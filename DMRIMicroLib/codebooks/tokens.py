@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from ..acquisition import Acquisition
-from ..signals.evidence import Evidence, evidence
+from ..signals.evidence import Evidence, evidence, weighted
 from ..signals.space import HIGHEST, Space
 
-FACTS = 4
+LAGS = ((1, 0), (0, 1), (2, 0), (0, 2))
+"""Neighbours [voxels] whose noise may be like a voxel's own: k-space leaves it a colour."""
+
+FACTS = 4 + len(LAGS)
 """Beside the share of the data in each component."""
 
 DIM = 0.05
@@ -43,7 +46,7 @@ class Tokens(NamedTuple):
         Posterior mean under the standard normal prior.
     voxel_facts : (2, x, y) tensor
         Log of b0 relative to its median, log of noise relative to b0.
-    facts : (k + 4,) tensor
+    facts : (k + 8,) tensor
         Share of the data in each of the k components, log number of volumes and of b0 volumes, log
         SNR, highest b.
     mean : (s, x, y) tensor
@@ -99,19 +102,55 @@ def tokens(
     ratio = (signal / s0).clamp(0, 2) * mask
     seen = evidence(space, ratio[:, mask], relative[mask], acquisition, frame)
     seen = Evidence(seen.matrix.to(signal), seen.vector, seen.noise)
+    start = _start(seen, mask)
+    alike = _alike(space, ratio, seen, start, acquisition, frame, mask)
     shells = acquisition.shells
     log_b0 = (b0 / middle).clamp(DIM, 20).log()
     return Tokens(
         matrix=seen.matrix,
         vector=seen.vector,
         noise=seen.noise,
-        start=_start(seen, mask),
+        start=start,
         voxel_facts=torch.stack([log_b0, relative.log() / 3]) * mask,
-        facts=torch.cat([_shares(space, seen), _facts(seen, informative(acquisition))]).to(signal),
+        facts=torch.cat([_shares(space, seen), _facts(seen, informative(acquisition)), alike]).to(
+            signal
+        ),
         mean=torch.stack([ratio[list(shell.indices)].mean(0) for shell in shells]),
         b=signal.new_tensor([shell.b / 1e3 for shell in shells]),
         mask=mask,
     )
+
+
+def _alike(
+    space: Space,
+    ratio: Tensor,
+    seen: Evidence,
+    start: Tensor,
+    acquisition: Acquisition,
+    frame: Tensor,
+    mask: Tensor,
+) -> Tensor:
+    """Correlation of what is left of a voxel's and its neighbours' signals, see `LAGS`: (4,).
+
+    Tissue that `start` leaves unexplained is in it, too, alike in training and in use.
+    """
+    rows = [int(v) for v in weighted(acquisition).nonzero()[0]]
+    design, offset, _ = space.design(acquisition.subset(rows), frame)
+    told = design.to(ratio) @ start[:, mask] + offset.to(ratio)[:, None]
+    left = (ratio[rows][:, mask] - told) / seen.noise
+    left = (left - left.mean(0)).clamp(-FARTHEST, FARTHEST)
+    image = ratio.new_zeros(len(rows), *mask.shape)
+    image[:, mask] = left
+    out = []
+    for lag in LAGS:
+        both = mask & mask.roll(lag, (0, 1))
+        there = image.roll(lag, (1, 2))
+        out.append((image * there)[:, both].mean() / image[:, both].square().mean().clamp(min=1e-6))
+    return torch.stack(out).nan_to_num().double().cpu()
+
+
+FARTHEST = 4.0
+"""What is left of a signal counts as so many standard deviations at most."""
 
 
 def informative(acquisition: Acquisition) -> Acquisition:
