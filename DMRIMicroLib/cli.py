@@ -40,6 +40,7 @@ from .cli_codebook import adapt, codebook
 from .cli_cohort import cohort
 from .cli_enhance import enhance
 from .cli_pigment import pigment
+from .cli_pretrain import finetune, pretrain
 from .cli_simulate import simulate
 from .cli_tracts import connectome, planning, profile, seeds, tracts
 from .cli_train_rish import train
@@ -267,6 +268,8 @@ app.command()(simulate)
 for command in (seeds, tracts, profile, connectome, planning):
     app.command()(command)
 app.command()(cohort)
+for command in (pretrain, finetune):
+    app.command()(command)
 app.add_typer(anatomy, name="anatomy")
 app.add_typer(train, name="train")
 

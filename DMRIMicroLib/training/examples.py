@@ -135,13 +135,28 @@ def draw_example(
 
     shape = (*item.mask.shape, 1)
     signal, sigma = measure(images, shape, acq, as_labelled(machine, item), generator)
+    if strange:
+        item = replace(item, known=torch.zeros_like(item.known))
+    return as_example(item, signal[..., 0], sigma[..., 0], acq, space, generator, config)
+
+
+def as_example(
+    item: Mapped,
+    signal: Tensor,
+    sigma: Tensor,
+    acq: Acquisition,
+    space: Space,
+    generator: torch.Generator,
+    config: ExampleConfig,
+) -> Example:
+    """Cut a square out of a slice that was scanned: signal (m, x, y), its noise (x, y)."""
     square = _square(item.mask, generator, config)
     mask = item.mask[square]
     inside = torch.zeros_like(item.mask)
     inside[square] = True
     chosen = inside[item.mask]
-    told = _told(sigma[..., 0], item.mask, generator, config)[square]
-    seen = tokens(signal[..., 0][:, *square], mask, acq, told, item.frame, space)
+    told = _told(sigma, item.mask, generator, config)[square]
+    seen = tokens(signal[:, *square], mask, acq, told, item.frame, space)
     own = item.numbers[:, chosen]
     if float(torch.rand(1, generator=generator)) < config.state:
         low, high = (math.log(v) for v in config.level)
@@ -151,8 +166,8 @@ def draw_example(
     asked = _asked(generator, config, acq)
     design, offset, _ = space.design(asked, item.frame)
     clean = design.to(own) @ own + offset.to(own)[:, None]
-    known = item.known[:, chosen].T & (not strange)
-    return Example(seen, item.labels[:, chosen].T, known, own.T, asked, clean.T, item.frame, acq)
+    labels, known = item.labels[:, chosen].T, item.known[:, chosen].T
+    return Example(seen, labels, known, own.T, asked, clean.T, item.frame, acq)
 
 
 def _protocol(generator: torch.Generator, config: ExampleConfig) -> Acquisition:

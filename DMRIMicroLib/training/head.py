@@ -82,16 +82,29 @@ def teach_head(
         Last losses, for the log.
     """
     generator = torch.Generator().manual_seed(seed)
-    known = [_labelled(files), strange_labels(files, space, steps[0], generator)]
-    exact = _teach_map(network, known, scale, steps[1], generator, lambda u: progress(u / 2))
+    known = [labelled(files), strange_labels(files, space, steps[0], generator)]
+    return teach_from(network, known, scale, examples, steps[1:], generator, progress)
+
+
+def teach_from(
+    network: Codebook,
+    known: Sequence[Labelled],
+    scale: Scale,
+    examples: Iterator[Example],
+    steps: tuple[int, int],
+    generator: torch.Generator,
+    progress: Progress = lambda share: None,
+) -> dict[str, float]:
+    """Teach what `teach_head` does, from labels that are given: all sources count alike."""
+    exact = _teach_map(network, known, scale, steps[0], generator, lambda u: progress(u / 2))
     told = _teach_integrals(
-        network, scale, examples, steps[2], generator, lambda u: progress(0.5 + u / 2)
+        network, scale, examples, steps[1], generator, lambda u: progress(0.5 + u / 2)
     )
     return {"map": exact, **told}
 
 
-def _labelled(files: Sequence[Path]) -> Labelled:
-    """Voxels of the simulated brains."""
+def labelled(files: Sequence[Path]) -> Labelled:
+    """Voxels of mapped slices, with their labels."""
     slices = [load_mapped(file) for file in files]
     numbers = torch.cat([s.numbers.T for s in slices])
     labels = torch.cat([s.labels.T for s in slices]).float()
