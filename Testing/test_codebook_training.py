@@ -18,7 +18,7 @@ from DMRIMicroLib.brain.protocols import named
 from DMRIMicroLib.brain.scanner import observe
 from DMRIMicroLib.brain.simulate import generator_for
 from DMRIMicroLib.codebooks.gaussian import FAR, surprise
-from DMRIMicroLib.codebooks.network import GROUP, HEAD, Prediction
+from DMRIMicroLib.codebooks.network import GROUP, GROUPS, HEAD, Prediction
 from DMRIMicroLib.codebooks.scale import Scale
 from DMRIMicroLib.codebooks.tokens import tokens
 from DMRIMicroLib.errors import Cancelled, InputError
@@ -569,22 +569,24 @@ def test_making_slices_can_be_stopped_and_a_failed_process_is_told(tmp_path):
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-def test_calibration_covers_what_it_should():
-    """Predictions whose deviations are half as large as they should be, for a scale of 1."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randn(4000, 2, generator=generator)
-    mean = labels + 0.6 * torch.randn(4000, 2, generator=generator)
-
-    class Fixed(torch.nn.Module):
-        def forward(self, tokens):
-            log_sd = torch.full_like(mean, 0.3).log()
-            return Prediction(mean, log_sd, *5 * [mean])
-
+def test_calibration_covers_what_it_should_in_scans_of_few_volumes_and_of_many():
+    """Deviations that are too small, more so where volumes are few, for a scale of 1."""
+    generator, examples = torch.Generator().manual_seed(0), []
     known = torch.ones(4000, 2, dtype=torch.bool)
     known[:, 1] = False
-    example = SimpleNamespace(tokens=None, labels=labels + 5, known=known)
+    for volumes, sd in ((2.0, 0.6), (4.0, 0.3)):
+        facts = torch.zeros(GROUPS + 1)
+        facts[GROUPS] = volumes
+        labels = torch.randn(4000, 2, generator=generator)
+        mean = labels + sd * torch.randn(4000, 2, generator=generator)
+        seen = SimpleNamespace(facts=facts, mean=mean)
+        examples.append(SimpleNamespace(tokens=seen, labels=labels + 5, known=known))
+
+    def predict(network, tokens) -> Prediction:
+        return Prediction(tokens.mean, torch.full((4000, 2), 0.3).log(), *5 * [tokens.mean])
+
     scale = Scale(("FA", "MD"), (5.0, 5.0), (1.0, 1.0))
-    factors, correlations = calibrate(Fixed(), scale, iter([example]))
+    factors, correlations = calibrate(torch.nn.Identity(), scale, iter(examples), predict)
     assert factors[0] == pytest.approx(2, rel=0.05)
     assert factors[1] == 1  # no label, nothing to say
-    assert correlations["FA"] == pytest.approx(1 / (1 + 0.36) ** 0.5, abs=0.02)
+    assert correlations["FA"] == pytest.approx(1 / (1 + 0.225) ** 0.5, abs=0.02)

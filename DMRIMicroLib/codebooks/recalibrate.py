@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .gaussian import Posterior
-from .network import GROUP, GROUPS, RANKS, Codebook, Prior
+from .network import GROUP, GROUPS, RANKS, Codebook, Prediction, Prior
 from .tokens import Tokens
 
 STEPS = 12
@@ -139,6 +139,13 @@ def find_habits(slices: Sequence[Said], seed: int = 0) -> Habits:
     for _ in range(STEPS):
         habits = _step(chosen, habits)
     return habits
+
+
+def tell_slice(network: Codebook, tokens: Tokens) -> Prediction:
+    """Predict a scan of one slice, its habits corrected: what a network says as it is used."""
+    said = Said.of(network, tokens)
+    corrected = said.corrected(find_habits([said]))
+    return network.tell(corrected.posterior(), corrected.prior.features)
 
 
 def _step(slices: Sequence[Said], habits: Habits) -> Habits:

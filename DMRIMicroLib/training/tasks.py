@@ -11,8 +11,10 @@ from torch import nn
 
 from ..codebooks.demic_maps import KIND as DEMIC
 from ..codebooks.demic_maps import DemicSlices
-from ..codebooks.network import Codebook
+from ..codebooks.network import Codebook, Prediction
+from ..codebooks.recalibrate import tell_slice
 from ..codebooks.scale import Scale
+from ..codebooks.tokens import Tokens
 from ..signals.space import Space
 from .codebook import prior_loss
 from .demic import demic_loss, two_shells
@@ -50,6 +52,8 @@ class Task:
         From how slices are scanned to how they are for this network.
     finish : callable
         What is done after the last step; see `_finish`.
+    predict : callable
+        From network and tokens to what it says of them as it is used.
     """
 
     about: str
@@ -57,6 +61,7 @@ class Task:
     loss: Callable[[Scale], Any]
     examples: Callable[[ExampleConfig], ExampleConfig] = lambda config: config
     finish: Callable[..., Any] = lambda *everything: {}
+    predict: Callable[[Any, Tokens], Prediction] = lambda network, tokens: network(tokens)
 
 
 def _finish(
@@ -78,6 +83,7 @@ TASKS = {
         lambda recipe: Codebook(recipe.shape()),
         prior_loss,
         finish=_finish,
+        predict=tell_slice,
     ),
     DEMIC: Task(
         ABOUT_DEMIC,
