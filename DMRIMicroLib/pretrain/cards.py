@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..codebooks.network import Codebook
+from ..codebooks.recalibrate import tell_slice
 from ..codebooks.scale import Scale
 from ..codebooks.slices import Loaded
 from ..training.examples import Example
@@ -61,7 +62,7 @@ def calibrated(
     """
     data = card.data
     scale = Scale(tuple(data["metrics"]), tuple(data["centre"]), tuple(data["spread"]))
-    factors, correlations = calibrate(network, scale, iter(examples))
+    factors, correlations = calibrate(network, scale, iter(examples), tell_slice)
     known = torch.stack([load_mapped(file).known.any(1) for file in files]).any(0)
     told = {name for k, name in enumerate(METRICS) if bool(known[k])}
     rows = zip(scale.metrics, factors, data["calibration"], strict=True)

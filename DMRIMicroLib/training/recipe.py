@@ -202,7 +202,7 @@ def train_codebook(
     if training.accelerator == "cuda" and not torch.cuda.is_available():
         raise InputError("there is no CUDA device", "Train with --preset cpu.")
     task = TASKS[recipe.kind]
-    _begin(recipe, folder)
+    begin(recipe, folder)
     given = Given.of(recipe.prior or recipe.start) if recipe.prior or recipe.start else None
     space = given.space if given else find_space(recipe.split(files)[0])
     mapped = map_slices(files, folder / MAPPED, space, progress)
@@ -314,7 +314,7 @@ def _quantile(values: Tensor, share: float) -> float:
     return float(values.sort().values[min(len(values) - 1, int(share * len(values)))])
 
 
-def _begin(recipe: Recipe, folder: Path) -> None:
+def begin(recipe: Recipe, folder: Path) -> None:
     """Write the settings, or hold them to those that the training was begun with."""
     file = folder / RUN
     told = recipe.told()

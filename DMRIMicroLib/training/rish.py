@@ -28,7 +28,7 @@ from ..rish.superres import SuperResolution, finer_loss, resample
 from ..rish.units import Setting
 from ..version import __version__
 from ..weights import Card, save
-from .recipe import _begin as begin_run
+from .recipe import begin as begin_run
 from .recipe import small, training_loop
 from .rish_latent import train_latent
 from .rish_measure import nmse
