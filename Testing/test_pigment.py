@@ -125,7 +125,8 @@ def draws(network, seen: Tokens, steps: int, seed: int = 0) -> torch.Tensor:
         )
 
     g = torch.Generator().manual_seed(seed)
-    return sample(ask, Said.of(network, seen), state_noise(seen, 1.0), steps, g)
+    first = Said.of(network, seen).draw(g)
+    return sample(ask, first, state_noise(seen, 1.0), steps, g)
 
 
 def standing(network, seen: Tokens, steps: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -82,6 +82,23 @@ def test_what_is_expected_is_the_mean_over_planes_each_voxel_in_its_place():
     assert three.prior(NETWORK, features=False).features.shape == (len(three), 0)
 
 
+def test_every_slice_is_solved_with_its_own_mean_signal():
+    """What volumes have in common weighs them, and differs from slice to slice."""
+    scan = holed((7, 6, 4))
+    level = np.linspace(0.2, 1.0, 4)[None, None, :, None]
+    signal = np.where(ACQ.is_b0, scan.signal, scan.signal * level).astype(np.float32)
+    scan = Scan(signal, scan.affine, ACQ, scan.mask, measured_noise=Noise(30.0, "given"))
+    volume = Volume(stack_of(scan), (2, 1, 0), CPU)
+    prior = volume.prior(NETWORK)
+    found = volume.gathered([part.posterior().mean for part in volume.given(prior)])
+    assert float((volume.data[0][0] - volume.data[-1][0]).norm() / volume.data[0][0].norm()) > 0.05
+    for k, rows in enumerate(volume.rows):
+        seen = stack_of(scan).tokens(k)
+        own = Prior(*(v[rows] for v in prior))
+        best = own.posterior(seen.matrix, seen.vector.T, seen.noise).mean
+        torch.testing.assert_close(found[rows], best)
+
+
 def test_thin_stacks_and_thick_slices_are_looked_at_in_one_plane():
     def planes(depth: int, thick: float) -> tuple[int, ...]:
         scan = holed((6, 6, depth))
@@ -129,7 +146,10 @@ def test_habits_are_asked_of_a_slab_of_the_scan():
     inside = volume.stacks[0].level_of
     kept = (inside >= 4) & (inside < 16)
     assert np.array_equal(slab.stacks[0].signal, volume.stacks[0].signal[kept])
-    habits = volume.habits(NETWORK, volume.prior(NETWORK))
+    shares: list[float] = []
+    habits = volume.habits(NETWORK, volume.prior(NETWORK), progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
     assert float(habits.factor[3]) > 0
 
 

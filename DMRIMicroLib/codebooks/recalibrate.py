@@ -27,9 +27,6 @@ STEPS = 12
 VOXELS = 4000
 """Of a scan that are asked."""
 
-BATCH = 20_000
-"""Voxels that are solved at a time: 100 MB."""
-
 HELD = 100.0
 """Voxels of which W is the identity and the variance is as predicted."""
 
@@ -70,11 +67,6 @@ class Said:
     def posterior(self) -> Posterior:
         """Return what prior and data say together."""
         return self.prior.posterior(self.matrix, self.vector, self.noise)
-
-    def means(self) -> Tensor:
-        """Return the posterior's mean of any number of voxels: (n, c)."""
-        batches = torch.arange(len(self.noise)).split(BATCH)
-        return torch.cat([self.subset(at).posterior().mean for at in batches])
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Sample every voxel by itself, as if its neighbours told all of them: (n, c)."""

@@ -15,7 +15,8 @@ the posterior Gaussian, with :math:`a = c / \sigma^2` and :math:`r^2 = a + (1 - 
 
 .. math:: x' = D + (x - D) \frac{r - a}{1 - a} ,
 
-and that is the step which is taken: exact there, whatever its size. The first state is a sample of
+and that is the step which is taken, number by number: exact there where numbers are independent,
+whatever its size. The first state is a sample of
 what neighbours and data say, plus noise; what the last level leaves open is drawn.
 """
 
@@ -28,7 +29,8 @@ import torch
 from torch import Tensor
 
 from ..codebooks import gaussian
-from ..codebooks.recalibrate import BATCH, Said
+from ..codebooks.network import TOGETHER
+from ..codebooks.recalibrate import Said
 from .volume import Work
 
 LEVELS = (2.0, 0.06)
@@ -51,15 +53,15 @@ def levels(steps: int) -> list[float]:
     return [(first + (last - first) * u) ** BEND for u in share]
 
 
-def sample(ask: Ask, said: Said, unit: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+def sample(ask: Ask, first: Tensor, unit: Tensor, steps: int, generator: torch.Generator) -> Tensor:
     """Draw the numbers of n voxels: (n, c).
 
     Parameters
     ----------
     ask : callable
         See `volume.Volume.beside`.
-    said : Said
-        What network and data say without a state, the scan's habits corrected.
+    first : (n, c) tensor
+        A draw of what network and data say without a state.
     unit : (n,) tensor
         Noise of a state at level 1 (`codebooks.tokens.state_noise`).
     steps : int
@@ -67,10 +69,7 @@ def sample(ask: Ask, said: Said, unit: Tensor, steps: int, generator: torch.Gene
     generator : torch.Generator
     """
     schedule = levels(steps)
-    count = len(unit)
-    batches = torch.arange(count).split(BATCH)
-    state = torch.cat([said.subset(at).draw(generator) for at in batches])
-    state += schedule[0] * unit[:, None] * torch.randn(state.shape, generator=generator)
+    state = first + schedule[0] * unit[:, None] * torch.randn(first.shape, generator=generator)
     for step, (level, after) in enumerate(pairwise(schedule)):
         now = state
 
@@ -81,8 +80,7 @@ def sample(ask: Ask, said: Said, unit: Tensor, steps: int, generator: torch.Gene
             return best + (now[rows] - best) * (r - a) / (1 - a)
 
         state = ask(state, level, step, follow)
-    together = said.prior.factors.shape[2]
-    normal = torch.randn(count, state.shape[1] + together, generator=generator)
+    normal = torch.randn(len(unit), state.shape[1] + TOGETHER, generator=generator)
 
     def drawn(beside: Said, rows: Tensor) -> Tensor:
         data = beside.matrix, beside.vector, beside.noise

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..codebooks.estimate import metric_of, owner, provenance
 from ..codebooks.gaussian import Posterior
-from ..codebooks.network import Codebook
-from ..codebooks.recalibrate import BATCH
+from ..codebooks.network import Codebook, Prior
+from ..codebooks.recalibrate import Habits
 from ..codebooks.slices import WEIGHTS, Loaded, open_codebook
 from ..codebooks.stack import Stack, with_usable
 from ..errors import Cancelled, InputError
@@ -38,6 +38,12 @@ RESIDUAL = Metric("pigment_residual", "Signal left unexplained, RMS over noise",
 
 BELIEVED = 4.0
 """Samples that the network's own standard deviation is worth beside those drawn."""
+
+BATCH = 20_000
+"""Voxels whose metrics are read at a time."""
+
+CALIBRATING = 1.0
+"""Looks at a scan in one plane in the time that its calibration takes."""
 
 ADAPTING = 0.5
 """Slices that are looked at in the time of a step of adaptation."""
@@ -180,9 +186,12 @@ class _Run:
         self.scan = scan
         self.network: Codebook = loaded.network.to(device)
         self.stack = Stack(scan, usable, loaded.space)
-        planes = planes_of(scan, usable) if work.planes else (2,)
-        looks = len(planes) + work.samples * work.steps
-        self.total, self.done = len(self.stack) * looks + ADAPTING * work.adapt, 0.0
+        self.planes = planes_of(scan, usable) if work.planes else (2,)
+        slices, many = len(self.stack), len(self.planes)
+        calibrating = CALIBRATING * (many + (many > 1))
+        looks = many + (many > 1) + calibrating + work.samples * work.steps
+        self.total, self.done = slices * looks + ADAPTING * work.adapt, 0.0
+        self.calibrating = slices * calibrating
         self.report = report
         self.course: list[float] = []
         if work.adapt:
@@ -190,7 +199,7 @@ class _Run:
             self.network, self.course = adapted(
                 self.network, self.stack, work.adapt, device, seed, told
             )
-        self.volume = Volume(self.stack, planes, device)
+        self.volume = Volume(self.stack, self.planes, device)
 
     def _part(self, cost: float, text: str) -> Callable[[float], None]:
         """Return what reports a part of the work."""
@@ -202,46 +211,55 @@ class _Run:
 
         return told
 
+    def _known(self, volume: Volume) -> tuple[Prior, Habits]:
+        """Find what is expected of the scan, and the habits of that."""
+        many, slices = len(volume.stacks), len(self.stack)
+        prior = volume.prior(self.network, self._part(slices * many, "Looking"))
+        share = many / (len(self.planes) + (len(self.planes) > 1))
+        told = self._part(share * self.calibrating, "Calibrating")
+        return prior, volume.habits(self.network, prior, self.seed, told)
+
     def look(self) -> None:
         """Find what is expected of the scan, and what network and data say of it."""
-        volume, looking = self.volume, len(self.stack) * len(self.volume.stacks)
+        volume, network = self.volume, self.network
         with torch.inference_mode():
-            prior = volume.prior(self.network, self._part(looking, "Looking"))
-            self.report(self.done / self.total, "Calibrating")
-            self.habits = volume.habits(self.network, prior, self.seed)
-            self.said = volume.given(prior).corrected(self.habits)
-            found, means, deviations, shares = [], [], [], []
-            for at in torch.arange(len(volume)).split(BATCH):
-                part = self.said.subset(at)
+            prior, habits = self._known(volume)
+            self.said = [part.corrected(habits) for part in volume.given(prior)]
+            found, told, shares = [], [], []
+            for part in self.said:
                 best = part.posterior()
-                told = self._tell(best, part.prior.features)
                 found.append(best.mean)
-                means.append(told[0])
-                deviations.append(told[1])
+                told.append(self._tell(best, part.prior.features))
                 shares.append((best.variance / part.prior.width).mean(1).clamp(0, 1))
-        self.best, self.mean, self.own = map(torch.cat, (found, means, deviations))
-        self.share = torch.cat(shares)
-        with torch.inference_mode():
-            self.goodness = left_out(self.scan, volume, self.network, self.habits, self.seed)
+            self.mean, self.own = (volume.gathered(v) for v in zip(*told, strict=True))
+            self.best, self.share = volume.gathered(found), volume.gathered(shares)
+            self.goodness = left_out(self.scan, volume, network, habits, self.seed)
+            # a step of a sample asks of one plane, which knows less than three
+            self.alone = habits
+            if len(self.planes) > 1:
+                self.alone = self._known(Volume(self.stack, self.planes[:1], self.device))[1]
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """Draw samples: numbers (samples, n, c), and metrics read off them (samples, n, k)."""
         unit, drawn, means = self.volume.noise / self.volume.typical, [], []
         for number in range(self.work.samples):
-            text = f"Sample {number + 1} of {self.work.samples}"
-            told = self._part(len(self.stack) * self.work.steps, text)
+            steps = self.work.steps
+            told = self._part(
+                len(self.stack) * steps, f"Sample {number + 1} of {self.work.samples}"
+            )
 
             def ask(state: Tensor, level: float, step: int, work: Work, told=told) -> Tensor:
-                told(step / self.work.steps)
-                return self.volume.beside(self.network, self.habits, state, level, step, work)
+                asked = self.network, self.alone, state, level, step, work
+                return self.volume.beside(
+                    *asked, progress=lambda u: told((step + u) / self.work.steps)
+                )
 
             generator = torch.Generator().manual_seed(self.seed * 10_007 + number)
             with torch.inference_mode():
-                z = sample(ask, self.said, unit, self.work.steps, generator)
-                read = [self._read(part) for part in z.split(BATCH)]
-            told(1.0)
+                first = self.volume.gathered([part.draw(generator) for part in self.said])
+                z = sample(ask, first, unit, steps, generator)
+                means.append(torch.cat([self._read(part) for part in z.split(BATCH)]))
             drawn.append(z.half())
-            means.append(torch.cat(read))
         return torch.stack(drawn), torch.stack(means)
 
     def _tell(self, found: Posterior, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,7 @@
-"""Goodness of fit that cannot be bought: volumes left out, predicted from the others."""
+"""Goodness of fit: volumes left out, predicted from the others.
+
+Of the prior's habits a few numbers were found with these volumes, too.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,9 @@ def left_out(
     -------
     dict
         ``volumes`` that were predicted, ``error`` of the prediction (of the median voxel, root mean
-        square over the noise: the truth would have 1), and ``tensor``, that of a tensor fitted
-        conventionally to the same half, None where it cannot be; both of volumes up to b = 1500
-        where there is a tensor. Empty if there are too few volumes.
+        square over the noise: the truth would have 1 or little more), and ``tensor``, that of a
+        tensor fitted conventionally to the same half, None where it cannot be; both of volumes up
+        to b = 1500 where there is a tensor. Empty if there are too few volumes.
     """
     acq = volume.stacks[0].acquisition
     if int(weighted(acq).sum()) < FEWEST:
@@ -45,8 +48,8 @@ def left_out(
         wanted = np.array([v for v in wanted if acq.bvals[v] <= model.b_high])
     asked = slab.stacks[0].of_volumes(wanted)
     part = slab.of_volumes(shown)
-    said = part.given(part.prior(network, features=False)).corrected(habits)
-    error = asked.misfit(said.means())
+    said = part.given(part.prior(network, features=False))
+    error = asked.misfit(part.gathered([s.corrected(habits).posterior().mean for s in said]))
     out = {"volumes": int(weighted(asked.acquisition).sum()), "error": _median(error)}
     return out | {"tensor": _by_tensor(scan, slab.stacks[0], low, asked) if tensor else None}
 
@@ -55,9 +58,8 @@ def _by_tensor(scan: Scan, stack: Stack, low: np.ndarray, asked: Stack) -> float
     """Fit a tensor to some volumes, and predict others."""
     some = scan.select(low).with_mask(stack.usable)
     found = fit(some, "dti", device="cpu")["tensor"].data[stack.usable]
-    acq = asked.acquisition
     parameters = torch.from_numpy(found / MM2_S).double().T
-    exponent = _exponents(acq) @ parameters
+    exponent = _exponents(asked.acquisition) @ parameters
     return _median(asked.unexplained(lambda v: exponent[v].exp().float()))
 
 

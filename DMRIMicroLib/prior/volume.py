@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..codebooks.apart import Volumes, habits_of
+from ..codebooks.apart import HALVINGS, Volumes, habits_of
 from ..codebooks.network import Codebook, Prior
-from ..codebooks.recalibrate import VOXELS, Habits, Said
+from ..codebooks.recalibrate import Habits, Said
 from ..codebooks.stack import Stack
 from ..codebooks.tokens import with_state
 from ..fitting.threads import in_threads
@@ -50,34 +50,40 @@ class Volume:
     ----------
     stacks : tuple of Stack
         The same voxels in slices along each axis.
+    rows : list of tensors
+        Voxels of each slice of the first stack.
+    noise : (n,) tensor
+        Relative to b0.
     typical : () tensor
-        Median of the noise relative to b0.
+        Its median.
     """
 
     def __init__(self, stack: Stack, planes: Sequence[int], device: torch.device) -> None:
         self.stacks = tuple(stack.along(axis) for axis in planes)
         self.device = device
-        self.matrix, self.vector, self.noise = self._data()
+        first = self.stacks[0]
+        self.rows = [torch.from_numpy(first.rows(k)) for k in range(len(first))]
+        self.data = self._data()
+        self.noise = torch.ones(len(first.signal))
+        for rows, (_, _, noise) in zip(self.rows, self.data, strict=True):
+            self.noise[rows] = noise
         self.typical = self.noise.median()
 
     def __len__(self) -> int:
         return len(self.noise)
 
-    def _data(self) -> tuple[Tensor, Tensor, Tensor]:
-        first = self.stacks[0]
-        count, c = len(first.signal), first.space.channels
-        matrix = torch.zeros(c, c)
-        vector, noise = torch.zeros(count, c), torch.ones(count)
+    def _data(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Matrix, vector and noise of each slice; a matrix is that of its slice's mean signals."""
+        first, found = self.stacks[0], {}
 
         def one(k: int) -> int:
-            nonlocal matrix
-            rows, seen = first.rows(k), first.tokens(k)
-            matrix, vector[rows], noise[rows] = seen.matrix, seen.vector.T, seen.noise
+            seen = first.tokens(k)
+            found[k] = seen.matrix, seen.vector.T.contiguous(), seen.noise
             return k
 
         for _ in in_threads(one, range(len(first)), torch.device("cpu")):
             pass
-        return matrix, vector, noise
+        return [found[k] for k in range(len(first))]
 
     def prior(
         self, network: Codebook, progress: Progress = lambda share: None, features: bool = True
@@ -95,12 +101,29 @@ class Volume:
         mean, log, factors, told = sums
         return Prior(mean, log.exp(), factors, told)
 
-    def given(self, prior: Prior) -> Said:
-        """Put a prior beside the data."""
-        return Said(prior, self.matrix, self.vector, self.noise)
+    def given(self, prior: Prior) -> list[Said]:
+        """Put a prior beside the data: what is said of each slice of the first stack."""
+        return [
+            Said(Prior(*(v[rows] for v in prior)), *data)
+            for rows, data in zip(self.rows, self.data, strict=True)
+        ]
+
+    def gathered(self, parts: Sequence[Tensor]) -> Tensor:
+        """Put what belongs to each slice of the first stack in the order of the voxels."""
+        out = parts[0].new_empty(len(self), *parts[0].shape[1:])
+        for rows, part in zip(self.rows, parts, strict=True):
+            out[rows] = part
+        return out
 
     def beside(
-        self, network: Codebook, habits: Habits, state: Tensor, level: float, plane: int, work: Work
+        self,
+        network: Codebook,
+        habits: Habits,
+        state: Tensor,
+        level: float,
+        plane: int,
+        work: Work,
+        progress: Progress = lambda share: None,
     ) -> Tensor:
         """Ask again beside a noisy state (n, c), in one plane: what `work` makes of each slice."""
         stack, out = self.stacks[plane % len(self.stacks)], torch.empty_like(state)
@@ -112,8 +135,9 @@ class Volume:
             joined = with_state(seen, stack.space, guess, level, self.typical)
             return work(Said.of(network, joined).corrected(habits), rows)
 
-        for _, rows, made in self._each(stack, one):
+        for k, rows, made in self._each(stack, one):
             out[rows] = made
+            progress((k + 1) / len(stack))
         return out
 
     def _each(self, stack: Stack, ask: Callable):
@@ -131,18 +155,24 @@ class Volume:
     def _ask(self, network: Codebook, stack: Stack, k: int) -> Prior:
         return Prior(*(v.cpu() for v in network.prior(stack.tokens(k).to(self.device))))
 
-    def habits(self, network: Codebook, prior: Prior, seed: int = 0) -> Habits:
+    def habits(
+        self,
+        network: Codebook,
+        prior: Prior,
+        seed: int = 0,
+        progress: Progress = lambda share: None,
+    ) -> Habits:
         """Find by how much real tissue differs from what is expected; see `codebooks.apart`."""
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(len(self), generator=generator)[:VOXELS].sort().values
-        slab = self.slab()
+        slab, done = self.slab(), [0]
 
         def asked(shown: Volumes, wanted: Volumes) -> list[Said]:
-            expected = slab.of_volumes(shown).prior(network, features=False)
-            return [slab.of_volumes(wanted).given(expected)]
+            began, done[0] = done[0], done[0] + 1
+            expected = slab.of_volumes(shown).prior(
+                network, lambda share: progress((began + share) / (2 * HALVINGS)), features=False
+            )
+            return slab.of_volumes(wanted).given(expected)
 
-        acquisition, said = self.stacks[0].acquisition, self.given(prior).subset(chosen)
-        return habits_of(acquisition, [said], asked, seed)
+        return habits_of(self.stacks[0].acquisition, self.given(prior), asked, seed)
 
     def slab(self) -> Volume:
         """Return some slices in the middle."""
