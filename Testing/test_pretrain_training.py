@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import nibabel as nib
@@ -25,9 +26,13 @@ from DMRIMicroLib.io import nifti
 from DMRIMicroLib.io.gradients import ras_to_fsl
 from DMRIMicroLib.models import MODELS
 from DMRIMicroLib.pretrain import Settings, Target, finetune, learning, make, pretrain, slices
+from DMRIMicroLib.pretrain.down import AVERAGED, has_floor
 from DMRIMicroLib.pretrain.examples import draw_example, example_stream
 from DMRIMicroLib.pretrain.given import given_maps
 from DMRIMicroLib.pretrain.prepare import Plan, Prepared, prepare, split
+from DMRIMicroLib.pretrain.slices import Source
+from DMRIMicroLib.scan import Scan
+from DMRIMicroLib.sigma import Noise
 from DMRIMicroLib.training.codebook import prior_loss
 from DMRIMicroLib.training.examples import ExampleConfig
 from DMRIMicroLib.training.mapped import load_mapped
@@ -403,3 +408,26 @@ def test_what_cannot_be_learned_from_is_named(data, weights, tmp_path):
         with pytest.raises(InputError, match=said):
             ran("finetune", weights, "--data", data, "--out", tmp_path, *words)
     assert make.GENTLE["rate"] < Settings().rate
+
+
+def test_the_noise_floor_is_taken_out_before_other_volumes_are_predicted():
+    """Of a scan in its own voxels; larger voxels have lost it already."""
+    acq = protocol({1000.0: 12, 2000.0: 12}, b0=4)
+    clean, sigma = 120.0, 100.0
+    g = np.random.default_rng(0)
+    signal = np.where(acq.is_b0, 1000.0, clean) * np.ones((10, 10, 1, 1))
+    noisy = np.hypot(signal + g.normal(0, sigma, signal.shape), g.normal(0, sigma, signal.shape))
+    mask = np.ones(signal.shape[:3], bool)
+    scan = Scan(np.float32(noisy), np.eye(4), acq, mask, measured_noise=Noise(sigma, "given"))
+    same = SimpleNamespace(predict=lambda ratio, own, target: ratio)
+
+    def told(scan: Scan) -> float:
+        source = Source.of(scan, tiny_space())
+        weighted = torch.as_tensor(~acq.is_b0)
+        return float(slices._slice(source, 0, {}, acq, same)[1][:, weighted].mean())
+
+    assert has_floor(scan)
+    averaged = replace(scan, notes=(f"{AVERAGED} 2 x 2 x 2 mm",))
+    assert not has_floor(averaged)
+    assert told(averaged) > 1.3 * clean / 1000
+    assert told(scan) == pytest.approx(clean / 1000, rel=0.15)

@@ -12,7 +12,8 @@
 - healthy: share of voxels of the first brains, those without a lesion, that lie more than 3 of
   PIGMENT's own standard deviations off the truth (0.5 % asked).
 
-Failures are drawn: results/pigment_trust_lesions.png and pigment_trust_healthy.png.
+Training had lesions of all kinds but these two. Failures are drawn:
+results/pigment_trust_lesions.png and pigment_trust_healthy.png.
 
 `--weights` and `--preset` are PIGMENT's; `--subjects`, `--low-field` and `--lesions` (of each kind)
 tell how many slices there are, `--voxels` how many of each are fitted, `--parts` takes one of the
@@ -210,7 +211,9 @@ def main() -> None:
         work = {**methods, METHOD: pigment(*own, "dti noddi", kept)}
         told, cases = lesions(work, kept, options.lesions, options.anatomies)
         unseen = together({k: v for k, v in told.items() if k in _lesions.UNSEEN})
-        value = together(told) | {"of kinds that no training saw": unseen, "kinds": told}
+        seen = together({k: v for k, v in told.items() if k not in _lesions.UNSEEN})
+        value = {"of kinds that training had": seen, "of kinds that no training saw": unseen}
+        value = together(told) | value | {"kinds": told}
         results.put("lesions", value=value)
         pictures.lesions(cases, RESULTS / f"{options.name}_lesions.png")
     results.file.write_text(dumped(results.content))

@@ -57,10 +57,13 @@ def asked_of(network: Codebook, stack: Stack, device: torch.device) -> Asked:
     """Return what asks a network of some slices of a scan."""
     count = min(SLICES, len(stack))
     chosen = np.unique(np.linspace(0, len(stack) - 1, count + 2)[1:-1].round().astype(int))
+    box = np.zeros(stack.usable.shape, bool)
+    box[:, :, stack.levels[chosen]] = True
+    some = stack.within(box)
 
     def asked(shown: Volumes, wanted: Volumes) -> list[Said]:
-        seen, rest, out = stack.of_volumes(shown), stack.of_volumes(wanted), []
-        for k in map(int, chosen):
+        seen, rest, out = some.of_volumes(shown), some.of_volumes(wanted), []
+        for k in range(len(some)):
             prior = Said.of(network, seen.tokens(k).to(device)).prior
             data = rest.tokens(k)
             out.append(Said(prior, data.matrix, data.vector.T.contiguous(), data.noise))

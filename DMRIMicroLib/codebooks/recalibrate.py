@@ -134,7 +134,10 @@ def find_habits(slices: Sequence[Said], seed: int = 0) -> Habits:
 
 
 def tell_slice(network: Codebook, tokens: Tokens) -> Prediction:
-    """Predict a scan of one slice, its habits corrected: what a network says as it is used."""
+    """Predict a scan of one slice, its habits corrected, all by the same volumes.
+
+    For calibration; in use those of directions come from halves of the volumes (`apart`).
+    """
     said = Said.of(network, tokens)
     corrected = said.corrected(find_habits([said]))
     return network.tell(corrected.posterior(), corrected.prior.features)

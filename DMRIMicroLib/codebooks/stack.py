@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..masking import brain_mask
 from ..scan import Scan
 from ..signals.evidence import weighted
-from ..signals.space import Space
+from ..signals.space import HIGHEST, Space
 from .tokens import Tokens, tokens
 
 NOISE_UNKNOWN = 0.05
@@ -30,8 +30,8 @@ def with_usable(scan: Scan) -> tuple[Scan, NDArray[np.bool_]]:
         If the scan has no b0 volume or no weighted one, or no usable voxel.
     """
     acq = scan.acquisition
-    if not acq.is_b0.any() or not acq.shells:
-        fix = "Give a scan with a b0 and a weighted volume."
+    if not acq.is_b0.any() or not weighted(acq).any():
+        fix = f"Give a scan with a b0 and a weighted volume up to b = {1e3 * HIGHEST:.0f} s/mm2."
         raise InputError(f"has {acq.describe()}", fix, file=scan.source)
     scan = brain_mask(scan)
     assert scan.mask is not None

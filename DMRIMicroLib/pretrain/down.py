@@ -24,6 +24,9 @@ from ..sigma import Noise
 FWHM = 8 * math.log(2)
 """Squared full width at half maximum of a Gaussian over its variance."""
 
+AVERAGED = "averaged over voxels of"
+"""How the note of a scan with larger voxels begins."""
+
 SAME = 1.01
 """Voxels larger by less than this factor are left as they are."""
 
@@ -85,8 +88,13 @@ def downsampled(scan: Scan, voxel: float | tuple[float, float, float] | None) ->
         affine=affine,
         mask=mask,
         measured_noise=noise,
-        notes=(*scan.notes, f"averaged over voxels of {edges} mm"),
+        notes=(*scan.notes, f"{AVERAGED} {edges} mm"),
     )
+
+
+def has_floor(scan: Scan) -> bool:
+    """Tell whether noise still lifts a scan's signals: not after larger voxels were made."""
+    return scan.noise is not None and not any(note.startswith(AVERAGED) for note in scan.notes)
 
 
 def weights_of(count: int, size: float, new: float) -> NDArray[np.float64]:

@@ -158,7 +158,13 @@ def finetune(
         raise InputError("there are no scans", "Name subjects that have some (--subjects).")
     if target is None:
         first = scans[0].load(**dict(plan_options.get("reading", ())))
-        snr = first.snr or 1.0
+        snr = first.snr
+        if not snr:
+            raise InputError(
+                "the noise of the first scan is not known",
+                "Give the scheme and noise of the short scans (--target-scheme, --snr).",
+                file=first.source,
+            )
         target = Target(first.acquisition, snr=(snr, snr), subsets=True)
     settings = settings or Settings(**GENTLE)
     space = open_codebook(start).space

@@ -30,10 +30,12 @@ from ..fitting import fit
 from ..fitting.estimate import missing
 from ..fitting.options import Options
 from ..models import MODELS
+from ..physics.noise import underlying
 from ..scan import Scan
 from ..signals.space import Space
 from ..training.mapped import BRIGHTEST, Mapped
 from ..training.pool import METRICS, SCANNER, gives, told
+from .down import has_floor
 from .qspace import Interpolator, numbers_of
 
 LEAST_VOXELS = 50
@@ -159,7 +161,9 @@ def _slice(
     ratio, noise, b0 = source.ratio(level)
     stack, mask = source.stack, torch.from_numpy(source.usable[:, :, level].copy())
     numbers = numbers_of(stack.space, ratio, noise, stack.acquisition, stack.frame)
-    signal = way.predict(ratio, stack.acquisition, target).clamp(0, BRIGHTEST)
+    # what is asked of other volumes is Gaussian; `numbers_of` takes the floor out by itself
+    clean = underlying(ratio, noise[:, None]) if has_floor(source.scan) else ratio
+    signal = way.predict(clean, stack.acquisition, target).clamp(0, BRIGHTEST)
     image = torch.zeros(mask.shape)
     image[mask] = (b0 / b0.median()).float()
     values = torch.full((len(METRICS), len(ratio)), torch.nan)

@@ -320,7 +320,9 @@ def begin(recipe: Recipe, folder: Path) -> None:
     told = recipe.told()
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
-        other = sorted(k for k in {*told, *before} if told.get(k) != before.get(k))
+        other = sorted(
+            k for k in {*told, *before} if (told.get(k) or None) != (before.get(k) or None)
+        )
         if other:
             raise InputError(
                 f"this training was begun with other settings: {', '.join(other)}",

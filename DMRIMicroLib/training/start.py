@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..codebooks.network import of_head
+from ..codebooks.network import Codebook, of_head
 from ..codebooks.standard import settle
 from ..codebooks.tokens import Tokens
 from ..errors import InputError
@@ -27,6 +27,8 @@ class Given:
     ----------
     prior, head : dict of str to tensor
         What says what to expect, and what reads metrics.
+    metrics : tuple of str
+        That the head reads.
     space : Space
     file : str
         For messages.
@@ -34,6 +36,7 @@ class Given:
 
     prior: dict[str, Tensor]
     head: dict[str, Tensor]
+    metrics: tuple[str, ...]
     space: Space
     file: str
 
@@ -43,21 +46,23 @@ class Given:
         tensors, card = load(weights, "codebook")
         prior = {k: v for k, v in tensors.items() if not of_head(k)}
         head = {k: v for k, v in tensors.items() if of_head(k)}
-        return cls(prior, head, Space.read(card.data["space"]), weights)
+        metrics = tuple(card.data["metrics"])
+        return cls(prior, head, metrics, Space.read(card.data["space"]), weights)
 
     def lend_prior(self, network: nn.Module) -> None:
         """Give a network their prior, which does not depend on its metrics."""
         self._lend(self.prior, network)
 
-    def begin(self, network: nn.Module, examples: Sequence[Tokens]) -> None:
+    def begin(self, network: Codebook, examples: Sequence[Tokens]) -> None:
         """Let a network begin where they are, and find the units of its other inputs.
 
         Facts of a scan that they were not told yet have no say at first; `examples` tell their
-        centre and spread. What reads metrics begins anew if it is of another size.
+        centre and spread. What reads metrics begins anew if they are others or its size is.
         """
         settle(network, examples)
         own = network.state_dict()
-        if all(own[k].shape == v.shape for k, v in self.head.items()):
+        fits = all(own[k].shape == v.shape for k, v in self.head.items())
+        if fits and network.shape.metrics == self.metrics:
             network.load_state_dict({**own, **self.head})
         before, after = len(self.prior[INPUTS[0]]), len(own[INPUTS[0]])
         prior = dict(self.prior)
