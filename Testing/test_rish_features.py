@@ -135,6 +135,7 @@ def test_scale_maps_have_limits_and_are_1_where_there_is_nothing():
     own = torch.tensor([1.0, 1.0, 1.0, 0.0])
     assert scale_maps(target, own, tau=0.0).tolist() == [2.0, 4.0, 0.25, 1.0]
     assert scale_maps(target, own, tau=3.0)[0] == 1.0  # eq. 2: sqrt(4 / (1 + 3))
+    assert scale_maps(target, own, tau=3.0)[3] == 1.0
 
 
 # grids

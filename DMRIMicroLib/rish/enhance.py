@@ -234,7 +234,7 @@ def _result(
         name=f"{scan.name}-enhanced",
         notes=tuple(told["notes"]),
     )
-    after = (scale.square() * before).mean(0)
+    after = scale.mean(0).square() * before  # of the mean signal over the samples
     maps = [images.on_grid(v) for v in (before, after)]
     sd = None if done.sd is None else np.moveaxis(done.sd, 0, -1)
     return Enhanced(made, *maps, images.on_grid(scale.mean(0), 1.0), sd, told)

@@ -24,7 +24,7 @@ LIMITS = (0.25, 4.0)
 def scale_maps(
     target: Tensor, own: Tensor, tau: float = TAU, limits: tuple[float, float] = LIMITS
 ) -> Tensor:
-    """Return lambda of each order (eq. 2), within limits; 1 where there is neither energy.
+    """Return lambda of each order (eq. 2), within limits; 1 where the scan has no energy.
 
     Parameters
     ----------
@@ -33,9 +33,8 @@ def scale_maps(
     tau : float
     limits : (float, float)
     """
-    under = own + tau
-    known = under > 0
-    ratio = torch.where(known, target / torch.where(known, under, 1.0), 1.0)
+    known = own > 0
+    ratio = torch.where(known, target / torch.where(known, own + tau, 1.0), 1.0)
     return ratio.sqrt().clamp(*limits)
 
 
