@@ -32,7 +32,7 @@ NETWORK = SimpleNamespace(prior=believes)
 
 
 def stack_of(acquisition, sigma: float = 40.0) -> Stack:
-    scan = ring_scan(acquisition, shape=(16, 16, 3), sigma=sigma)
+    scan = ring_scan(acquisition, shape=(16, 16, 2), sigma=sigma)
     scan = Scan(scan.signal, scan.affine, acquisition, measured_noise=Noise(sigma, "given"))
     return Stack(*with_usable(scan.with_mask(np.ones(scan.shape, bool))), tiny_space())
 

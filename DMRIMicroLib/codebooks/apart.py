@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..acquisition import Acquisition
+from ..fitting.threads import in_threads
 from ..signals.evidence import weighted
 from .network import RANKS, Codebook
 from .recalibrate import Habits, Said, find_habits
@@ -29,7 +30,7 @@ FEWEST = 8
 HALVINGS = 2
 """Each gives two answers: either half tells of the other."""
 
-SLICES = 4
+SLICES = 2
 """Of a scan, spread over it, that are asked."""
 
 
@@ -62,12 +63,16 @@ def asked_of(network: Codebook, stack: Stack, device: torch.device) -> Asked:
     some = stack.within(box)
 
     def asked(shown: Volumes, wanted: Volumes) -> list[Said]:
-        seen, rest, out = some.of_volumes(shown), some.of_volumes(wanted), []
-        for k in range(len(some)):
-            prior = Said.of(network, seen.tokens(k).to(device)).prior
+        seen, rest, found = some.of_volumes(shown), some.of_volumes(wanted), {}
+
+        def one(k: int) -> int:
+            with torch.inference_mode():
+                prior = Said.of(network, seen.tokens(k).to(device)).prior
             data = rest.tokens(k)
-            out.append(Said(prior, data.matrix, data.vector.T.contiguous(), data.noise))
-        return out
+            found[k] = Said(prior, data.matrix, data.vector.T.contiguous(), data.noise)
+            return k
+
+        return [found[k] for k in in_threads(one, range(len(some)), device)]
 
     return asked
 

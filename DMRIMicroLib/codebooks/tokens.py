@@ -134,7 +134,8 @@ def _alike(
 
     Tissue that `start` leaves unexplained is in it, too, alike in training and in use.
     """
-    rows = [int(v) for v in weighted(acquisition).nonzero()[0]]
+    every = weighted(acquisition).nonzero()[0]
+    rows = [int(v) for v in every[:: -(-len(every) // VOLUMES)]]
     design, offset, _ = space.design(acquisition.subset(rows), frame)
     told = design.to(ratio) @ start[:, mask] + offset.to(ratio)[:, None]
     left = (ratio[rows][:, mask] - told) / seen.noise
@@ -148,6 +149,9 @@ def _alike(
         out.append((image * there)[:, both].mean() / image[:, both].square().mean().clamp(min=1e-6))
     return torch.stack(out).nan_to_num().double().cpu()
 
+
+VOLUMES = 32
+"""So many, spread over the scan, tell how alike the noise is."""
 
 FARTHEST = 4.0
 """What is left of a signal counts as so many standard deviations at most."""
