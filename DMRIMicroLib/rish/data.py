@@ -157,6 +157,7 @@ def paired(
     low, mask = first.on(*grid)
     high, other = second.on(*grid)
     best, fine_mask = second.on(*fine)
+    fine_mask = fine_mask & (resampled(mask[None].float(), grid[0], *fine)[0] >= 0.5)
     mask = mask & other
     edges = (edges_of(grid[0])[0], edges_of(fine[0])[0])
     return Pair(low * mask, high * mask, best * fine_mask, mask, fine_mask, edges)
