@@ -56,11 +56,7 @@ def habits_of(
 
 def asked_of(network: Codebook, stack: Stack, device: torch.device) -> Asked:
     """Return what asks a network of some slices of a scan."""
-    count = min(SLICES, len(stack))
-    chosen = np.unique(np.linspace(0, len(stack) - 1, count + 2)[1:-1].round().astype(int))
-    box = np.zeros(stack.usable.shape, bool)
-    box[:, :, stack.levels[chosen]] = True
-    some = stack.within(box)
+    some = some_slices(stack)
 
     def asked(shown: Volumes, wanted: Volumes) -> list[Said]:
         seen, rest, found = some.of_volumes(shown), some.of_volumes(wanted), {}
@@ -75,6 +71,15 @@ def asked_of(network: Codebook, stack: Stack, device: torch.device) -> Asked:
         return [found[k] for k in in_threads(one, range(len(some)), device)]
 
     return asked
+
+
+def some_slices(stack: Stack) -> Stack:
+    """Return the slices of a scan that are asked."""
+    count = min(SLICES, len(stack))
+    chosen = np.unique(np.linspace(0, len(stack) - 1, count + 2)[1:-1].round().astype(int))
+    box = np.zeros(stack.usable.shape, bool)
+    box[:, :, stack.levels[chosen]] = True
+    return stack.within(box)
 
 
 def halves(acquisition: Acquisition, generator: np.random.Generator) -> tuple[Volumes, Volumes]:

@@ -54,6 +54,21 @@ def posterior(
     return Posterior(mean + (b @ step)[..., 0], onto.square().sum(1))
 
 
+def predicted(
+    mean: Tensor,
+    variance: Tensor,
+    factors: Tensor,
+    matrix: Tensor,
+    vector: Tensor,
+    noise: Tensor,
+    row: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of one combination of the numbers, row (c,); see `posterior`."""
+    b, factor, step = _solve(mean, variance, factors, matrix, vector, noise)
+    onto = torch.linalg.solve_triangular(factor, b.mT @ row[:, None], upper=False)
+    return mean @ row + (onto * step).sum((1, 2)), onto.square().sum((1, 2))
+
+
 def draw(
     mean: Tensor,
     variance: Tensor,

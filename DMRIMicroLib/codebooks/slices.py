@@ -18,6 +18,7 @@ from ..signals.space import Space
 from ..weights import Card, load
 from .apart import asked_of, habits_of
 from .network import Codebook, Posterior, Prediction, Shape
+from .noise import with_settled_noise
 from .recalibrate import Habits, Said
 from .scale import Scale
 from .stack import Stack, with_usable
@@ -99,6 +100,9 @@ def predictions(
     report = progress or (lambda share, text: None)
     report(0.0, "Reading")
     scan, usable = with_usable(scan)
+    network = loaded.network.to(device)
+    if isinstance(network, Codebook):
+        scan = with_settled_noise(scan, usable, network, loaded.space, device)
     run = _Run(Stack(scan, usable, loaded.space), loaded, device, keep)
     count = len(run.stack)
     for first, work in ((0.0, run.look), (LOOKING, run.answer)):

@@ -82,6 +82,12 @@ class Stack:
         part.signal, part.acquisition = self.signal[:, volumes], self.acquisition.subset(volumes)
         return part
 
+    def louder(self, factor: float) -> Stack:
+        """Return the same with so many times the noise."""
+        other = copy(self)
+        other.sigma = self.sigma * np.float32(factor)
+        return other
+
     def along(self, axis: int) -> Stack:
         """Return the same voxels in slices along another axis."""
         other = copy(self)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..codebooks.estimate import metric_of, owner, provenance
 from ..codebooks.gaussian import Posterior
 from ..codebooks.network import Codebook, Prior
+from ..codebooks.noise import with_settled_noise
 from ..codebooks.recalibrate import Habits
 from ..codebooks.slices import WEIGHTS, Loaded, open_codebook
 from ..codebooks.stack import Stack, with_usable
@@ -136,6 +137,8 @@ def pigment(
 
     report(0.0, "Reading")
     scan, usable = with_usable(scan)
+    network = loaded.network.to(device)
+    scan = with_settled_noise(scan, usable, network, loaded.space, device)
     run = _Run(scan, usable, loaded, device, work, seed, report)
     run.look()
     return _to_maps(scan, usable, run, wanted, device)
