@@ -125,6 +125,20 @@ def test_both_scans_of_a_pair_are_turned_alike(files):
     assert len({tuple(row.flatten().tolist()) for row in example.mask}) > 1
 
 
+def test_a_part_of_a_pair_is_the_same_part_of_both_scans(files):
+    units = Units()
+    examples = stream_of(files, pairs_of(units), 0, 6, crop=EDGE - 3)(0)
+    example = next(examples)
+    assert example.given.shape == (6, 3, EDGE - 3, EDGE - 3, EDGE - 3)
+    assert example.mask.shape == (6, EDGE - 3, EDGE - 3, EDGE - 3)
+    low, high = units.from_network(example.given), units.from_network(example.wanted)
+    scale = LAMBDA.square()[:, None, None, None]
+    assert torch.allclose(high, low * scale, rtol=0.05, atol=2e-3)
+    assert not torch.equal(next(examples).given, example.given)
+    whole = next(stream_of(files, pairs_of(units), 0, 1, crop=EDGE + 1)(0))
+    assert whole.given.shape[-1] == EDGE  # no more than there is
+
+
 def test_turning_is_a_permutation_of_axes():
     values = torch.arange(2 * 2 * 3 * 4).reshape(2, 2, 3, 4)
     made = turned(values, (-1, -3, -2), (True, False, False))

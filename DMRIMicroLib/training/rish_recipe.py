@@ -31,6 +31,8 @@ class RishRecipe:
         Simulated pairs, and 3 T voxels along an edge of each.
     patches : int
         Pairs of an example.
+    crop : int
+        Voxels along an edge of what is seen of a pair at a time.
     finer : dict
         Arguments of `SuperResolution`.
     every, stages : dict
@@ -57,6 +59,7 @@ class RishRecipe:
     pairs: int
     patch: int
     patches: int
+    crop: int
     finer: dict[str, Any]
     every: dict[str, Any]
     stages: dict[str, dict[str, Any]]

@@ -55,7 +55,7 @@ class Run:
         """Return the examples of a stage."""
         recipe = self.recipe
         seed = recipe.seed_of(stage)
-        return stream_of(files or self.known, read or self.read, seed, recipe.patches)
+        return stream_of(files or self.known, read or self.read, seed, recipe.patches, recipe.crop)
 
     def learn(self, stage: str, network: nn.Module, stream: Stream, loss: Callable) -> nn.Module:
         """Train a network, or take what a finished stage has left; it comes back on the CPU."""

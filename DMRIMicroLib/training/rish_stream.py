@@ -17,8 +17,8 @@ from ..errors import InputError
 from ..rish.data import load_pair
 from ..rish.units import Units
 
-KEPT = 4000
-"""Pairs that are kept in memory, 0.4 MB each at 32^3 voxels."""
+KEPT = 2000
+"""Pairs that are kept in memory, 1.4 MB each at 48^3 voxels."""
 
 TURNS = tuple(permutations((-3, -2, -1)))
 """Orders of the axes."""
@@ -76,27 +76,41 @@ def said_of(units: Units, said: Path) -> Read:
     return read
 
 
-def stream_of(files: Sequence[Path], read: Read, seed: int, patches: int) -> Stream:
-    """Return a stream for `loop.train`: example k is a function of files, seed and k only."""
+def stream_of(
+    files: Sequence[Path], read: Read, seed: int, patches: int, crop: int | None = None
+) -> Stream:
+    """Return a stream for `loop.train`: example k is a function of its arguments and k only."""
 
     def stream(first: int, step: int = 1) -> Iterator[Patches]:
         number = first
         while True:
-            yield draw(files, read, seed, number, patches)
+            yield draw(files, read, seed, number, patches, crop)
             number += step
 
     return stream
 
 
-def draw(files: Sequence[Path], read: Read, seed: int, number: int, patches: int) -> Patches:
-    """Draw an example: files at random, each turned and mirrored at random."""
+def draw(
+    files: Sequence[Path],
+    read: Read,
+    seed: int,
+    number: int,
+    patches: int,
+    crop: int | None = None,
+) -> Patches:
+    """Draw an example: cubes of `crop` voxels of files, each turned and mirrored at random.
+
+    Without `crop`, all voxels of a file.
+    """
     generator = generator_for(seed, f"RISH example {number}")
     chosen = torch.randint(len(files), (patches,), generator=generator).tolist()
     rows = []
     for k in chosen:
         turn = TURNS[int(torch.randint(len(TURNS), (1,), generator=generator))]
         mirrored = (torch.rand(3, generator=generator) < 0.5).tolist()
-        rows.append([turned(v, turn, mirrored) for v in read(files[k])])
+        tensors = read(files[k])
+        box = (..., *_cube(tensors[0].shape[-3:], crop, generator))
+        rows.append([turned(v[box], turn, mirrored) for v in tensors])
     given, wanted, mask = zip(*rows, strict=True)
     if len({v.shape for v in (*given, *wanted)}) > 1:
         raise InputError(
@@ -107,6 +121,14 @@ def draw(files: Sequence[Path], read: Read, seed: int, number: int, patches: int
     return Patches(
         torch.stack(given).float(), torch.stack(wanted).float(), torch.stack(mask), number
     )
+
+
+def _cube(shape: Sequence[int], crop: int | None, generator: torch.Generator) -> tuple[slice, ...]:
+    """Choose a cube of `crop` voxels, or take all along axes that have no more."""
+    if crop is None:
+        return (slice(None),) * len(shape)
+    starts = (int(torch.randint(max(1, n - crop + 1), (1,), generator=generator)) for n in shape)
+    return tuple(slice(start, start + crop) for start in starts)
 
 
 def turned(values: Tensor, turn: Sequence[int], mirrored: Sequence[bool]) -> Tensor:
