@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,6 +153,11 @@ def test_ctrl_c_stops_cleanly(tmp_path):
     assert "Stopped" in said
     assert "Traceback" not in said
     assert list((tmp_path / "out").glob("*")) == []
+
+
+@pytest.mark.parametrize("command", ["fit", "tracts", "pretrain"])
+def test_help_keeps_units_in_brackets(command):
+    assert re.search(r"\[(ms|mm)\]", dmrimicro(command, "--help").stdout)
 
 
 def test_volume_lists():

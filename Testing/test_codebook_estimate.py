@@ -179,7 +179,7 @@ def test_threads_change_nothing(weights):
         np.testing.assert_allclose(one[name].data, three[name].data, rtol=1e-5, atol=1e-7)
 
 
-def test_voxels_without_b0_stay_empty_and_holes_in_the_data_make_no_nan(weights):
+def test_voxels_without_b0_or_with_a_hole_in_their_data_stay_empty(weights):
     scan = holed()
     x, y, z = np.argwhere(scan.mask)[3]
     u, v, w = np.argwhere(scan.mask)[40]
@@ -188,6 +188,8 @@ def test_voxels_without_b0_stay_empty_and_holes_in_the_data_make_no_nan(weights)
     maps = dm.codebook(scan, weights=weights)
     assert not maps.mask[x, y, z]
     assert maps["FA"].data[x, y, z] == 0
+    assert not maps.mask[u, v, w]  # a sample that is missing is not a signal of 0
+    assert maps.mask.sum() == scan.mask.sum() - 2
     assert all(np.isfinite(item.data).all() for item in maps.values())
 
 
@@ -201,6 +203,9 @@ def test_what_cannot_be_used_is_refused(weights):
     dark = Scan(np.zeros_like(scan.signal), scan.affine, ACQ, scan.mask)
     with pytest.raises(InputError, match="no voxel of the mask has a b0 signal"):
         dm.codebook(dark, weights=weights)
+    scan.signal[..., 5] = np.nan
+    with pytest.raises(InputError, match="a sample that is not finite"):
+        dm.codebook(scan, weights=weights)
 
 
 def test_it_can_be_stopped_and_tells_how_far_it_is(weights):

@@ -114,7 +114,7 @@ def predictions(
         if work == run.look:
             run.learn()
     parts = [run.done[k] for k in range(count)]
-    return scan, usable, [torch.cat(v) for v in zip(*parts, strict=True)]
+    return scan, run.stack.usable, [torch.cat(v) for v in zip(*parts, strict=True)]
 
 
 class _Run:

@@ -47,6 +47,8 @@ class Stack:
 
     Attributes
     ----------
+    usable : (x, y, z) bool array
+        Of the voxels that were given, those whose signals are all finite.
     signal : (n, m) array
         Of the usable voxels, in C order.
     axis : int
@@ -58,7 +60,15 @@ class Stack:
 
     def __init__(self, scan: Scan, usable: NDArray[np.bool_], space: Space) -> None:
         self.space, self.acquisition = space, scan.acquisition
-        self.signal = np.nan_to_num(scan.voxels(usable), copy=False)
+        self.signal = scan.voxels(usable)
+        finite = np.isfinite(self.signal).all(1)
+        if not finite.all():
+            if not finite.any():
+                what = "every voxel of the mask has a sample that is not finite"
+                raise InputError(what, "Leave the broken volumes out.", file=scan.source)
+            self.signal, given = self.signal[finite], usable
+            usable = np.zeros_like(given)
+            usable[given] = finite
         edges = scan.affine[:3, :3]
         self.frame = torch.as_tensor((edges / np.linalg.norm(edges, axis=0)).T.copy())
         noise = scan.noise

@@ -72,7 +72,8 @@ class Source:
         scan, usable = with_usable(scan)
         stack = Stack(scan, usable, space)
         middle = float(np.median(scan.b0[usable]))
-        return cls(stack, float(np.median(stack.sigma[usable])) / middle, scan, usable)
+        sigma = float(np.median(stack.sigma[usable]))
+        return cls(stack, sigma / middle, scan, stack.usable)
 
     def ratio(self, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """Signals of a slice relative to b = 0 (n, m), their noise (n,), and b = 0 itself (n,)."""

@@ -141,7 +141,7 @@ def pigment(
     scan = with_settled_noise(scan, usable, network, loaded.space, device)
     run = _Run(scan, usable, loaded, device, work, seed, report)
     run.look()
-    return _to_maps(scan, usable, run, wanted, device)
+    return _to_maps(scan, run.stack.usable, run, wanted, device)
 
 
 def _settings(preset: str, samples: int | None, adapt: int | None) -> Preset:
@@ -189,6 +189,7 @@ class _Run:
         self.scan = scan
         self.network: Codebook = loaded.network.to(device)
         self.stack = Stack(scan, usable, loaded.space)
+        usable = self.stack.usable
         self.planes = planes_of(scan, usable) if work.planes else (2,)
         slices, many = len(self.stack), len(self.planes)
         calibrating = CALIBRATING * (many + (many > 1))
