@@ -64,8 +64,7 @@ def asked_of(network: Codebook, stack: Stack, device: torch.device) -> Asked:
         def one(k: int) -> int:
             with torch.inference_mode():
                 prior = Said.of(network, seen.tokens(k).to(device)).prior
-            data = rest.tokens(k)
-            found[k] = Said(prior, data.matrix, data.vector.T.contiguous(), data.noise)
+            found[k] = Said.beside(prior, rest.tokens(k))
             return k
 
         return [found[k] for k in in_threads(one, range(len(some)), device)]

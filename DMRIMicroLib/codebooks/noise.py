@@ -112,8 +112,7 @@ def _errors(
     others: Volumes = np.setdiff1d(np.arange(len(acq)), volume)
     said = Said.of(network, stack.of_volumes(others).tokens(k).to(device))
     design, offset, _ = stack.space.design(acq.subset([volume]), stack.frame)
-    data = said.matrix, said.vector, said.noise
-    mean, variance = predicted(*said.prior.gaussian, *data, design[0].float())
+    mean, variance = predicted(*said.prior.gaussian, *said.informed.data, design[0].float())
     signal = stack.signal[rows]
     ratio = torch.from_numpy(signal[:, volume] / signal[:, acq.is_b0].mean(1))
     # the floor of magnitudes, as of `signals.evidence`

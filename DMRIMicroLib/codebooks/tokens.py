@@ -54,6 +54,8 @@ class Tokens(NamedTuple):
     b : (s,) tensor
         Of the shells [ms/um2].
     mask : (x, y) bool tensor
+    coupling : (2,) or (0,) tensor
+        Of the space, if it has one.
     """
 
     matrix: Tensor
@@ -65,6 +67,7 @@ class Tokens(NamedTuple):
     mean: Tensor
     b: Tensor
     mask: Tensor
+    coupling: Tensor
 
     def to(self, device: torch.device | str) -> Tokens:
         """Return it on another device."""
@@ -118,6 +121,7 @@ def tokens(
         mean=torch.stack([ratio[list(shell.indices)].mean(0) for shell in shells]),
         b=signal.new_tensor([shell.b / 1e3 for shell in shells]),
         mask=mask,
+        coupling=signal.new_tensor(space.coupling or ()),
     )
 
 

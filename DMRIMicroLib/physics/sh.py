@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,6 +65,30 @@ def sh_basis(directions: Tensor, order: int) -> Tensor:
     degrees, phases = sh_degrees(order)
     keys = zip(degrees.tolist(), phases.tolist(), strict=True)
     return torch.stack([values[key] for key in keys], dim=-1)
+
+
+def products(one: int, other: int, wanted: int) -> Tensor:
+    """Integrals over the sphere of products of three harmonics, of degrees l, l' and k.
+
+    Exact, by Gauss-Legendre quadrature along z and equal steps around it. Coefficients of the part
+    of degree k of a product of two functions are the sum over i and j of
+    ``products(l, l', k)[i, j] * first[i] * second[j]``.
+
+    Returns
+    -------
+    (2 l + 1, 2 l' + 1, 2 k + 1) tensor, double precision
+    """
+    total = one + other + wanted
+    nodes, weights = np.polynomial.legendre.leggauss(total // 2 + 1)
+    steps = total + 1
+    phi = 2 * math.pi * torch.arange(steps, dtype=torch.float64) / steps
+    z = torch.as_tensor(nodes)[:, None].expand(-1, steps)
+    x, y = ((1 - z * z).sqrt() * f(phi) for f in (torch.cos, torch.sin))
+    values = sh_basis(torch.stack([x, y, z], -1).reshape(-1, 3), max(one, other, wanted))
+    degrees = sh_degrees(max(one, other, wanted))[0]
+    weight = torch.as_tensor(weights)[:, None].expand(-1, steps).reshape(-1) * (2 * math.pi / steps)
+    parts = (values[:, degrees == degree] for degree in (one, other, wanted))
+    return torch.einsum("g,ga,gb,gc->abc", weight, *parts)
 
 
 def rish(coefficients: Tensor, order: int) -> Tensor:

@@ -83,7 +83,6 @@ def sample(ask: Ask, first: Tensor, unit: Tensor, steps: int, generator: torch.G
     normal = torch.randn(len(unit), state.shape[1] + TOGETHER, generator=generator)
 
     def drawn(beside: Said, rows: Tensor) -> Tensor:
-        data = beside.matrix, beside.vector, beside.noise
-        return gaussian.draw(*beside.prior.gaussian, *data, normal[rows])
+        return gaussian.draw(*beside.prior.gaussian, *beside.informed.data, normal[rows])
 
     return ask(state, schedule[-1], steps - 1, drawn)

@@ -104,7 +104,7 @@ class Volume:
     def given(self, prior: Prior) -> list[Said]:
         """Put a prior beside the data: what is said of each slice of the first stack."""
         return [
-            Said(Prior(*(v[rows] for v in prior)), *data)
+            Said(Prior(*(v[rows] for v in prior)), *data, self.stacks[0].space.coupling)
             for rows, data in zip(self.rows, self.data, strict=True)
         ]
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from torch import Tensor
 from ..acquisition import Acquisition
 from ..errors import InputError
 from ..physics.sh import sh_basis, sh_degrees
+from .coupling import Coupling
 
 ORDER = 4
 NODES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
@@ -55,11 +56,14 @@ class Space:
         Of degrees 0, 2 and 4.
     rest : (3, k) array
         Standard deviation of what is left out of a coefficient of each degree.
+    coupling : Coupling, optional
+        What degree 2 says of degree 4.
     """
 
     mean: NDArray[np.float64]
     components: tuple[NDArray[np.float64], ...]
     rest: NDArray[np.float64]
+    coupling: Coupling | None = None
 
     @classmethod
     def of(cls, coefficients: Tensor, ranks: Sequence[int] = RANKS) -> Space:
@@ -80,6 +84,15 @@ class Space:
             components.append(chosen)
             rest.append(np.sqrt(np.maximum(np.diag(moment - chosen @ chosen.T), 0)))
         return cls(mean, tuple(components), np.stack(rest))
+
+    def coupled(self, numbers: Tensor) -> Space:
+        """Return it with what numbers of n voxels, (n, c), tell of `coupling`."""
+        return replace(self, coupling=Coupling.of(*self.firsts(numbers)))
+
+    def firsts(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """First components of degrees 2 and 4: (n, c) -> (n, 5) and (n, 9)."""
+        second, fourth = (numbers[:, self.degrees == degree] for degree in (2, 4))
+        return second[:, :5], fourth[:, :9]
 
     @property
     def channels(self) -> int:
@@ -149,13 +162,15 @@ class Space:
     def told(self) -> dict[str, Any]:
         """Return it as JSON values."""
         parts = [c.tolist() for c in self.components]
-        return {"mean": self.mean.tolist(), "components": parts, "rest": self.rest.tolist()}
+        out = {"mean": self.mean.tolist(), "components": parts, "rest": self.rest.tolist()}
+        return out if self.coupling is None else out | {"coupling": list(self.coupling)}
 
     @classmethod
     def read(cls, told: dict[str, Any]) -> Space:
         """Make it of what `told` gave."""
         parts = tuple(np.asarray(c) for c in told["components"])
-        return cls(np.asarray(told["mean"]), parts, np.asarray(told["rest"]))
+        coupling = Coupling(*told["coupling"]) if "coupling" in told else None
+        return cls(np.asarray(told["mean"]), parts, np.asarray(told["rest"]), coupling)
 
 
 def _spline(values: NDArray, at_zero: float) -> CubicSpline:

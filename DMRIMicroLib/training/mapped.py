@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..acquisition import Acquisition
@@ -85,6 +85,16 @@ def find_space(files: Sequence[Path]) -> Space:
         generator = torch.Generator().manual_seed(number)
         seen.append(found[torch.randperm(len(found), generator=generator)[:VOXELS]])
     return Space.of(torch.cat(seen))
+
+
+def some_numbers(files: Sequence[Path]) -> Tensor:
+    """Numbers of some voxels of mapped slices: (n, c)."""
+    found = []
+    for number, file in enumerate(files[:: -(-len(files) // SLICES)]):
+        numbers = load_file(file)["numbers"].T
+        generator = torch.Generator().manual_seed(number)
+        found.append(numbers[torch.randperm(len(numbers), generator=generator)[:VOXELS]])
+    return torch.cat(found)
 
 
 def map_slices(

@@ -26,7 +26,7 @@ from ..weights import Card, save
 from ..weights.store import LARGEST
 from .codebook import columns_of, example_stream, scale_of
 from .examples import Example, ExampleConfig
-from .mapped import find_space, map_slices
+from .mapped import find_space, map_slices, some_numbers
 from .pool import METRICS
 from .start import Given
 from .tasks import TASKS
@@ -207,6 +207,7 @@ def train_codebook(
     space = given.space if given else find_space(recipe.split(files)[0])
     mapped = map_slices(files, folder / MAPPED, space, progress)
     known, held_out = recipe.split(mapped)
+    space = space.coupled(some_numbers(known))
     config = task.examples(replace(ExampleConfig(), **recipe.examples))
     scale = scale_of(known[:: -(-len(known) // SCALED)], recipe.metrics())
     torch.manual_seed(recipe.seed)
