@@ -35,6 +35,14 @@ class Way(StrEnum):
     space = "space"
 
 
+class Preset(StrEnum):
+    """Lengths of the training."""
+
+    cpu = "cpu"
+    gpu = "gpu"
+    short = "cpu-short"
+
+
 Network = Annotated[
     str, typer.Argument(help="Weights to begin with: codebook, or a .safetensors file.")
 ]
@@ -53,6 +61,7 @@ SNR = Annotated[
     str, typer.Option(help="Of the target's b0, one number or a range: 15,30.", show_default=False)
 ]
 Ways = Annotated[Way, typer.Option(help="How signals are moved to the target's scheme.")]
+Length = Annotated[Preset, typer.Option(help="Length of the training; cpu-short to try.")]
 Steps = Annotated[int | None, typer.Option(help="Of the training, at most.", min=1)]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same training.")]
 Workers = Annotated[int, typer.Option(help="Processes that make examples; 0 for none.", min=0)]
@@ -78,6 +87,7 @@ def pretrain(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin with random weights of the same shape.")
     ] = False,
+    preset: Length = Preset.cpu,
     steps: Steps = None,
     seed: Seed = 0,
     name: Name = "codebook-pretrained",
@@ -97,11 +107,10 @@ def pretrain(
     scans = _scans(auxiliary, subjects, session, out, version)
     times = {"delta": delta, "Delta": Delta, "TE": TE}
     target = _target(target_scheme, target_voxel, snr, times)
-    from .pretrain import Settings
     from .pretrain import pretrain as make
 
-    settings = _settings(Settings(seed=seed), steps, device, threads)
-    options = {"reading": _given(times), "device": _device(device), "workers": workers}
+    settings = _settings(preset, False, steps, seed, device, threads)
+    options = {"reading": _given(times), "device": settings.accelerator, "workers": workers}
     options |= {"name": name, "version": version, "held_out": _labels(held_out)}
     with shown(progress) as tell:
         words = {"settings": settings, "fresh": fresh, "way": interpolation.value}
@@ -125,6 +134,7 @@ def finetune(
     target_scheme: Scheme = "",
     snr: SNR = "",
     interpolation: Ways = Way.dictionary,
+    preset: Length = Preset.cpu,
     steps: Steps = None,
     seed: Seed = 0,
     name: Name = "codebook-finetuned",
@@ -149,12 +159,10 @@ def finetune(
     scans = _scans(data, subjects, session, out, version)
     times = {"delta": delta, "Delta": Delta, "TE": TE}
     target = _target(target_scheme, "", snr, times) if target_scheme else None
-    from .pretrain import Settings
     from .pretrain import finetune as make
-    from .pretrain.make import GENTLE
 
-    settings = _settings(Settings(**GENTLE, seed=seed), steps, device, threads)
-    options = {"reading": _given(times), "device": _device(device), "workers": workers}
+    settings = _settings(preset, True, steps, seed, device, threads)
+    options = {"reading": _given(times), "device": settings.accelerator, "workers": workers}
     options |= {"name": name, "version": version, "held_out": _labels(held_out)}
     truth = maps or data / "derivatives" if reference is Reference.maps else None
     with shown(progress) as tell:
@@ -195,28 +203,23 @@ def _target(scheme: str, voxel: str, snr: str, times: dict[str, float | None]) -
     return Target(acq, edges, (levels[0], levels[-1]))  # type: ignore[arg-type]
 
 
-def _settings(settings: Settings, steps: int | None, device: str, threads: int | None) -> Settings:
+def _settings(
+    preset: Preset, gentle: bool, steps: int | None, seed: int, device: str, threads: int | None
+) -> Settings:
     """Put in place what was given."""
-    from dataclasses import replace
-
     import torch
 
+    from .pretrain.presets import settings_of
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"the device is {device!r}", "Choose auto, cpu or cuda.")
+    there, wanted = torch.cuda.is_available(), preset is Preset.gpu or device == "cuda"
+    if wanted and not there:
+        raise InputError("there is no CUDA device", "Use --preset cpu, and no --device cuda.")
     if threads is not None:
         torch.set_num_threads(threads)
-    if steps is not None:
-        settings = replace(settings, steps=steps, check=min(settings.check, steps))
-    return replace(settings, accelerator=_device(device))
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"the device is {name!r}", "Choose auto, cpu or cuda.")
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise InputError("there is no CUDA device", "Use --device cpu.")
-    return "cuda" if there and name != "cpu" else "cpu"
+    which = "cuda" if there and device != "cpu" else "cpu"
+    return settings_of(preset.value, gentle, steps=steps, seed=seed, accelerator=which)
 
 
 def _given(times: dict[str, Any]) -> tuple[tuple[str, float], ...]:

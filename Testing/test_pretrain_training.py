@@ -1,6 +1,7 @@
 """Pretraining and fine-tuning, with networks that know nothing and scans of a thousand voxels."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -25,11 +26,14 @@ from DMRIMicroLib.errors import Cancelled, InputError
 from DMRIMicroLib.io import nifti
 from DMRIMicroLib.io.gradients import ras_to_fsl
 from DMRIMicroLib.models import MODELS
-from DMRIMicroLib.pretrain import Settings, Target, finetune, learning, make, pretrain, slices
+from DMRIMicroLib.pretrain import Settings, Target, finetune, learning, pretrain, slices
+from DMRIMicroLib.pretrain.dictionary import begin
 from DMRIMicroLib.pretrain.down import AVERAGED, has_floor
 from DMRIMicroLib.pretrain.examples import draw_example, example_stream
 from DMRIMicroLib.pretrain.given import given_maps
-from DMRIMicroLib.pretrain.prepare import Plan, Prepared, prepare, split
+from DMRIMicroLib.pretrain.held_out import split
+from DMRIMicroLib.pretrain.prepare import Plan, Prepared, prepare
+from DMRIMicroLib.pretrain.presets import FINETUNING, PRETRAINING, settings_of
 from DMRIMicroLib.pretrain.slices import Source
 from DMRIMicroLib.scan import Scan
 from DMRIMicroLib.sigma import Noise
@@ -80,6 +84,13 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+def presets(monkeypatch, settings: Settings) -> None:
+    """Let every preset be these settings."""
+    for table in (PRETRAINING, FINETUNING):
+        for name in table:
+            monkeypatch.setitem(table, name, settings)
 
 
 def scans(folder: Path, *labels: str):
@@ -201,13 +212,13 @@ def test_subjects_are_held_out_or_slices_if_there_are_few():
     known, out, told = split(of(4, 4, 4))
     assert {f.name[0] for f in known} == {"0", "1"}
     assert {f.name[0] for f in out} == {"2"}
-    assert told == {"held out": {"subjects": 1}}
+    assert told["held out"] == {"subjects": 1}
     known, out, _ = split(of(4, 4, 4), ["sub-alice"])
     assert {f.name[0] for f in out} == {"0"}
     known, out, told = split(of(10))
     assert [f.name for f in out] == ["0-8", "0-9"]
     assert known[-1].name == "0-6"  # the neighbour of what is held out is not learned from
-    assert told == {"held out": {"slices of the same scans": 2}}
+    assert told["held out"] == {"slices of the same scans": 2}
     assert len(split(of(2))[0]) == 1
     with pytest.raises(InputError, match="0 slices would be learned from"):
         split(of(1))
@@ -263,6 +274,18 @@ def test_training_goes_on_where_it_was_stopped(tmp_path):
     assert weight == pytest.approx(straight)
 
 
+def test_a_training_that_died_before_it_looked_looks_at_the_same_steps(tmp_path):
+    """Its checkpoint is one look ahead of what is written down."""
+    with pytest.raises(StopIteration):
+        judged([3.0], tmp_path / "a")  # killed at the first look after step 2
+    assert learning.steps_done(tmp_path / "a") == 2
+    history, weight, seen = judged([2.0, 1.0], tmp_path / "a")
+    whole, straight, once = judged([3.0, 2.0, 1.0], tmp_path / "b")
+    assert history.losses == whole.losses == [(0, 3.0), (2, 2.0), (4, 1.0)]
+    assert seen == pytest.approx(once[1:])
+    assert weight == pytest.approx(straight)
+
+
 def test_the_judge_is_the_mean_loss(made):
     stream = example_stream(made.files[0], tiny_space(), Target(SHORT), 0, CUT)
     network, few = tiny_network(), list(islice(stream(0), 2))
@@ -277,7 +300,7 @@ def anonymous(text: str) -> bool:
 
 
 def test_pretrain_makes_weights_that_codebook_takes(data, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr("DMRIMicroLib.pretrain.Settings", lambda **k: replace(QUICK, **k))
+    presets(monkeypatch, QUICK)
     np.savetxt(tmp_path / "s.bval", SHORT.bvals[None])
     np.savetxt(tmp_path / "s.bvec", ras_to_fsl(SHORT.bvecs, np.eye(4)).T)
     words = ["pretrain", weights, "--auxiliary", data, "--out", tmp_path / "run", "--snr", "15,30"]
@@ -304,6 +327,10 @@ def test_pretrain_makes_weights_that_codebook_takes(data, weights, tmp_path, mon
     names = [f.name for f in (tmp_path / "run").rglob("*")]
     assert anonymous(" ".join(names))
     assert anonymous((tmp_path / "run" / "run.json").read_text())
+    took = json.loads((tmp_path / "run" / "run.json").read_text())["took"]
+    assert took["training"]["examples"] == QUICK.steps * QUICK.batch
+    assert took["training"]["examples per second"] > 0
+    assert set(took) >= {"slices", "training", "head", "calibration", "device", "threads"}
     before = file.read_bytes()
     assert before != weights.read_bytes()
     ran(*words)  # nothing is left to do
@@ -347,7 +374,7 @@ def truth(data: Path, folder: Path, name: str = "NDI", value: float = 0.4) -> No
 def test_given_maps_teach_the_head_and_leave_the_prior(data, weights, tmp_path, monkeypatch):
     truth(data, tmp_path / "maps")
     only_head = replace(QUICK, head=(0, 60, 0))
-    monkeypatch.setattr("DMRIMicroLib.pretrain.Settings", lambda **k: only_head)
+    presets(monkeypatch, only_head)
     monkeypatch.setattr("DMRIMicroLib.training.head.BATCH", 128)
     words = [
         "finetune",
@@ -407,7 +434,6 @@ def test_what_cannot_be_learned_from_is_named(data, weights, tmp_path):
     for words, said in ((["--snr", "9"], "without a scheme"), (["--maps", data], "not the truth")):
         with pytest.raises(InputError, match=said):
             ran("finetune", weights, "--data", data, "--out", tmp_path, *words)
-    assert make.GENTLE["rate"] < Settings().rate
 
 
 def test_the_noise_floor_is_taken_out_before_other_volumes_are_predicted():
@@ -431,3 +457,111 @@ def test_the_noise_floor_is_taken_out_before_other_volumes_are_predicted():
     assert not has_floor(averaged)
     assert told(averaged) > 1.3 * clean / 1000
     assert told(scan) == pytest.approx(clean / 1000, rel=0.15)
+
+
+def test_a_dictionary_learns_nothing_from_what_is_held_out(data, tmp_path):
+    seen = []
+
+    def sample(source, count, generator, levels):
+        seen.append((source.scan.name, list(levels)))
+        return torch.ones(4, len(source.stack.acquisition))
+
+    def run(*labels: str, **options) -> tuple[str, list[int]]:
+        with (
+            patch.object(Source, "sample", sample),
+            patch("DMRIMicroLib.pretrain.prepare.learn", lambda *a, **k: begin(20, 0.1)),
+        ):
+            folder = tmp_path / str(len(seen))
+            prepare(scans(data, *labels), plan(way="dictionary"), folder, **options)
+        return seen[-1]
+
+    assert run() == ("sub-alice", [0, 1, 2, 3, 4, 5])  # carol is held out
+    assert run(held_out=["alice"])[0] == "sub-bob"
+    assert run("bob") == ("sub-bob", [0, 1, 2, 3])  # of one subject slices are
+    with pytest.raises(InputError, match="every subject is held out"):
+        run("alice", "bob", held_out=["alice", "bob"])
+
+
+def test_what_the_scans_do_not_reach_is_not_made_up(data, tmp_path):
+    high = protocol({1000.0: 6, 3000.0: 6}, b0=1)
+    for way in ("dictionary", "shore", "sh"):
+        with pytest.raises(InputError, match="b up to 3000 s/mm2, the scan up to 2000"):
+            prepare(scans(data, "bob"), plan(target=Target(high), way=way), tmp_path)
+
+
+def test_maps_in_another_unit_are_refused(data, tmp_path):
+    one = scans(data, "alice")[0]
+    scan = one.load()
+    truth(data, tmp_path, "MD", 0.8e-3)
+    assert set(given_maps(one, scan, tmp_path)) == {"MD"}
+    for wrong in (0.8, 0.8e-9):  # um2/ms, m2/s
+        truth(data, tmp_path, "MD", wrong)
+        with pytest.raises(InputError, match="the median of MD"):
+            given_maps(one, scan, tmp_path)
+    truth(data, tmp_path, "MD", np.nan)
+    with pytest.raises(InputError, match="no value of MD in the brain"):
+        given_maps(one, scan, tmp_path)
+
+
+def test_a_name_that_tells_a_subject_is_refused(data, weights, tmp_path):
+    for name in ("codebook-Alice", "codebook-sub-1"):
+        with pytest.raises(InputError, match="label of a subject"):
+            finetune(weights, scans(data), tmp_path, settings=QUICK, name=name)
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_another_mask_is_another_training(data, weights, tmp_path):
+    copied = tmp_path / "data"
+    shutil.copytree(data, copied)
+    words = {"settings": replace(QUICK, head=(0, 1, 1)), "way": "sh"}
+    finetune(weights, scans(copied, "bob"), tmp_path / "run", **words)
+    mask = brain()
+    mask[1] = 0
+    file = copied / "sub-bob" / "dwi" / "sub-bob_desc-brain_mask.nii.gz"
+    nib.save(nib.Nifti1Image(mask, scan_of(1).affine), file)
+    with pytest.raises(InputError, match="begun with other scans"):
+        finetune(weights, scans(copied, "bob"), tmp_path / "run", **words)
+
+
+def test_derivatives_with_sessions_are_read_and_held_out_by_subject(tmp_path):
+    folder, seen = tmp_path / "qsiprep", []
+    describe(folder, "derivative")
+    for number, label in enumerate(LABELS):
+        for session in ("pre", "post"):
+            home = folder / f"sub-{label}" / f"ses-{session}" / "dwi"
+            stem = f"sub-{label}_ses-{session}_space-ACPC"
+            scan = scan_of(number)
+            nifti.save(scan, home / f"{stem}_desc-preproc_dwi.nii.gz")
+            nib.save(nib.Nifti1Image(brain(), scan.affine), home / f"{stem}_desc-brain_mask.nii.gz")
+            place = tmp_path / "maps" / f"sub-{label}" / f"ses-{session}" / "dwi"
+            place.mkdir(parents=True)
+            value = np.full(scan.shape, 0.2 if session == "pre" else 0.6, np.float32) * brain()
+            image = nib.Nifti1Image(value, scan.affine)
+            nib.save(image, place / f"{stem}_model-noddi_param-NDI_dwimap.nii.gz")
+    found = scans(folder)
+    made = prepare(found, plan(maps=tmp_path / "maps"), tmp_path / "run")
+    assert [len(files) for files in made.files] == [6] * 6
+    assert made.described["subjects"] == 3
+    assert made.described["scans"] == 6
+    for one, files in zip(found, made.files, strict=True):
+        labels = load_mapped(files[0]).labels[METRICS.index("NDI")]
+        seen.append(round(float(labels.median()), 3))
+        assert one.session is not None
+        assert seen[-1] == (0.2 if one.session == "pre" else 0.6)
+    assert set(seen) == {0.2, 0.6}
+    known, apart, told = split(made)
+    assert told["held out"] == {"subjects": 1}
+    assert set(apart) == {*made.files[4], *made.files[5]}  # both of carol's
+    assert not set(apart) & set(known)
+    assert anonymous(json.dumps(made.described).replace("mm2/s", "").replace("s/mm2", ""))
+
+
+def test_presets_are_those_of_train():
+    from DMRIMicroLib.cli_pretrain import Preset
+
+    assert {p.value for p in Preset} == set(PRETRAINING) == set(FINETUNING)
+    assert FINETUNING["cpu"].rate < PRETRAINING["cpu"].rate
+    own = settings_of("cpu-short", gentle=True, steps=7, seed=3)
+    assert (own.steps, own.check, own.seed) == (7, 7, 3)
+    with pytest.raises(InputError, match="no preset 'fast'"):
+        settings_of("fast", gentle=False)

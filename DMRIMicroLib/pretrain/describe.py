@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
 from ..io.bids import DESCRIPTION, ScanFiles, read_json
 
 FIELDS = ("Name", "License", "DatasetDOI")
@@ -23,9 +25,25 @@ def of_dataset(folder: Path, labels: Sequence[str]) -> dict[str, str]:
         return {}
     content = read_json(file)
     told = {name: content[name] for name in FIELDS if isinstance(content.get(name), str)}
-    secret = [label.lower() for label in labels if len(label) >= LONG]
+    secret = [label.lower() for label in labels if _telling(label)]
     secret += [f"sub-{label}".lower() for label in labels]
     return {k: v for k, v in told.items() if not any(s in v.lower() for s in secret)}
+
+
+def nameless(name: str, scans: Sequence[ScanFiles]) -> None:
+    """Refuse a name of weights that says whose scans they learned from."""
+    labels = {one.subject.lower() for one in scans if _telling(one.subject)}
+    words = set(re.split(r"[^a-z0-9]+", name.lower()))
+    if labels & words or "sub-" in name.lower():
+        raise InputError(
+            f"the name {name!r} holds the label of a subject",
+            "Give a name that says nothing of whose scans they are (--name).",
+        )
+
+
+def _telling(label: str) -> bool:
+    """Whether a label can be looked for within a text: long enough to be no word's chance part."""
+    return len(label) >= LONG
 
 
 class Described:

@@ -172,12 +172,13 @@ def learn(
     if not history.losses:
         history.add(0, look(network, looked_at, loss), network)
     while not history.over(settings):
-        asked = _Until(settings.check, cancelled)
+        # a checkpoint whose look was never written is looked at before anything else is learned:
+        # looks fall on the same steps whenever a training was stopped
+        step = min(history.losses[-1][0] + settings.check, settings.steps)
+        asked = _Until(step - steps_done(folder), cancelled)
         network = loop.train(network, stream, loss, training, folder, progress, asked)
         if asked.stopped:
             raise Cancelled("Stopped; the same command goes on from the last checkpoint.")
-        file = folder / loop.CHECKPOINT
-        step = int(torch.load(file, map_location="cpu", weights_only=True)["step"])
         history.add(step, look(network, looked_at, loss), network)
     network.load_state_dict(load_file(folder / BEST))
     return history
@@ -190,6 +191,14 @@ def look(network: nn.Module, examples: Sequence[Example], loss: Loss) -> float:
     value = sum(float(loss(network, example, 0)[0]) for example in examples) / len(examples)
     network.train()
     return value
+
+
+def steps_done(folder: Path) -> int:
+    """Count the steps of the checkpoint in a folder, 0 if there is none."""
+    file = folder / training_loop().CHECKPOINT
+    if not file.exists():
+        return 0
+    return int(torch.load(file, map_location="cpu", weights_only=True)["step"])
 
 
 class _Until:

@@ -31,13 +31,15 @@ from ..training.recipe import CALIBRATION, LATER, RUN, small
 from ..training.relabel import strange_labels
 from ..weights import save
 from .cards import calibrated, card_of
+from .clock import TOOK, Clock
+from .describe import nameless
 from .examples import example_stream
-from .learning import Progress, Settings, learn
-from .prepare import Plan, prepare, split
+from .given import found_maps
+from .held_out import split
+from .learning import Progress, Settings, learn, steps_done
+from .prepare import Plan, prepare
+from .presets import settings_of
 from .target import Target
-
-GENTLE: dict[str, Any] = {"steps": 400, "rate": 2e-4, "check": 25}
-"""Settings of a fine-tuning: few scans are soon known by heart."""
 
 PREPARED, LEARNED, READ = 0.3, 0.8, 0.95
 """Share of the work that is done when slices, prior and head are (about)."""
@@ -116,7 +118,7 @@ def pretrain(
     """
     plan_options = {k: options.pop(k) for k in ("reading", "device") if k in options}
     space = open_codebook(start).space
-    settings = settings or Settings()
+    settings = settings or settings_of("cpu", gentle=False)
     plan = Plan(target, space, way, seed=settings.seed, **plan_options)
     held_out = tuple(options.pop("held_out", ()))
     job = Job(str(start), plan, settings, fresh, held_out=held_out)
@@ -166,7 +168,7 @@ def finetune(
                 file=first.source,
             )
         target = Target(first.acquisition, snr=(snr, snr), subsets=True)
-    settings = settings or Settings(**GENTLE)
+    settings = settings or settings_of("cpu", gentle=True)
     space = open_codebook(start).space
     own = replace(target, voxel=None)  # what is short in the target is the scheme
     where = None if maps is None else Path(maps)
@@ -191,9 +193,18 @@ def run(
     """Do a job: slices, prior, head, calibration, weights. The same call takes it up again."""
     if not scans:
         raise InputError("there are no scans", "Check the data set.")
+    nameless(name, scans)
     loaded = open_codebook(job.start)
     _begin(job, scans, loaded, folder)
-    made = prepare(scans, job.plan, folder, lambda u, text: progress(PREPARED * u, text))
+    clock = Clock(folder, job.settings.accelerator)
+    with clock.part("slices"):
+        made = prepare(
+            scans,
+            job.plan,
+            folder,
+            lambda u, text: progress(PREPARED * u, text),
+            job.held_out,
+        )
     known, held_out, apart = split(made, job.held_out)
     settings, space, target = job.settings, job.plan.space, job.plan.target
     config = ExampleConfig(edge=settings.edge)
@@ -213,24 +224,28 @@ def run(
     if not job.keep_prior:
         looked_at = first(held_out, CALIBRATION, settings.looked_at)
         share = LEARNED - PREPARED
-        history = learn(
-            network,
-            stream(known),
-            looked_at,
-            loss,
-            settings,
-            folder,
-            lambda u, text: progress(PREPARED + share * u, text),
-            cancelled,
-        )
+        with clock.part("training", lambda: settings.batch * steps_done(folder)):
+            history = learn(
+                network,
+                stream(known),
+                looked_at,
+                loss,
+                settings,
+                folder,
+                lambda u, text: progress(PREPARED + share * u, text),
+                cancelled,
+            )
         said = history.told()
-    head = _teach(network, job, known, loaded, stream(known, LATER)(0), progress)
+    with clock.part("head"):
+        head = _teach(network, job, known, loaded, stream(known, LATER)(0), progress)
     progress(READ, "Calibrating")
     network, config = network.cpu().eval(), replace(config, state=0.0)
-    judges = first(held_out, CALIBRATION, settings.calibrate, config)
     told = {"data": made.described} | job.told() | {"learned": said | {"head": head} | apart}
     card = card_of(loaded, network, told, f"{name}-{version}", job.fresh)
-    return save(small(network.state_dict()), calibrated(card, network, held_out, judges), folder)
+    with clock.part("calibration"):
+        judges = first(held_out, CALIBRATION, settings.calibrate, config)
+        card = calibrated(card, network, held_out, judges)
+    return save(small(network.state_dict()), card, folder)
 
 
 def _teach(network, job: Job, files, loaded: Loaded, examples, progress: Progress):
@@ -259,14 +274,18 @@ def _begin(job: Job, scans: Sequence[ScanFiles], loaded: Loaded, folder: Path) -
     inputs = hashlib.sha256()
     for one in scans:
         inputs.update(f"{one.key} {one.image.stat().st_size}".encode())
-        inputs.update(one.bval.read_bytes() + one.bvec.read_bytes())
-    inputs.update(f"{sorted(job.held_out)} {job.plan.maps}".encode())
+        for name, file in one.inputs.items():
+            inputs.update(b"" if name == "image" else file.read_bytes())
+        for file in () if job.plan.maps is None else found_maps(one, job.plan.maps):
+            inputs.update(f"{file.name} {file.stat().st_size}".encode())
+    inputs.update(f"{sorted(job.held_out)} {job.plan.reading} {job.plan.maps}".encode())
     scheme = job.plan.target.acquisition.digest
     told = {"scans": inputs.hexdigest(), "scheme": scheme, "start": loaded.card.sha256}
     told = json.loads(json.dumps(job.told() | told))
     file = folder / RUN
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
+        before.pop(TOOK, None)
         if other := sorted(k for k in {*told, *before} if told.get(k) != before.get(k)):
             raise InputError(
                 f"this training was begun with other {', '.join(other)}",

@@ -9,7 +9,7 @@ to its scheme in q-space (`qspace.Interpolator`), so that it holds what the spac
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,12 +84,24 @@ class Source:
         sigma = torch.from_numpy(self.stack.sigma[:, :, level][self.usable[:, :, level]].copy())
         return (signal / s0[:, None]).clamp(0, BRIGHT), sigma / s0, b0
 
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Signals of some voxels relative to b = 0, all slices alike: (n, m)."""
+    @property
+    def slices(self) -> list[int]:
+        """Levels of the slices with enough voxels."""
+        count = self.usable.sum((0, 1))
+        return [int(level) for level in self.stack.levels if count[level] >= LEAST_VOXELS]
+
+    def sample(self, count: int, generator: torch.Generator, levels: Sequence[int]) -> Tensor:
+        """Signals of some voxels of some slices relative to b = 0, all slices alike: (n, m)."""
+        if not levels:
+            raise InputError(
+                f"no slice has {LEAST_VOXELS} voxels of brain",
+                "Check the mask.",
+                file=self.scan.source,
+            )
         parts = []
-        each = -(-count // len(self.stack.levels))
-        for level in self.stack.levels:
-            signal = self.ratio(int(level))[0]
+        each = -(-count // len(levels))
+        for level in levels:
+            signal = self.ratio(level)[0]
             parts.append(signal[torch.randperm(len(signal), generator=generator)[:each]])
         return torch.cat(parts)
 
@@ -145,12 +157,11 @@ def make_slices(
         What `training.mapped.load_mapped` and `load_signals` read.
     """
     out = []
-    levels = [int(level) for level in source.stack.levels]
+    levels = source.slices
     for number, level in enumerate(levels):
-        if int(source.usable[:, :, level].sum()) >= LEAST_VOXELS:
-            item, signal = _slice(source, level, labels, target, way)
-            out.append(folder / f"{stem}-{level:03d}.safetensors")
-            _save(item, signal, out[-1])
+        item, signal = _slice(source, level, labels, target, way)
+        out.append(folder / f"{stem}-{level:03d}.safetensors")
+        _save(item, signal, out[-1])
         progress((number + 1) / len(levels))
     return out
 
