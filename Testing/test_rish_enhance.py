@@ -19,7 +19,9 @@ from DMRIMicroLib.rish.data import Pair
 from DMRIMicroLib.rish.features import harmonics
 from DMRIMicroLib.rish.grid import resized
 from DMRIMicroLib.rish.linear import learn_linear, save_linear
-from DMRIMicroLib.rish.tiles import over_tiles, padded
+from DMRIMicroLib.rish.noise import Field
+from DMRIMicroLib.rish.plan import _edge
+from DMRIMicroLib.rish.tiles import over_tiles, overlap_of, padded, tile_of
 from DMRIMicroLib.rish.units import Setting, Units
 
 SHELLS = {1000.0: 30, 2000.0: 20}
@@ -43,7 +45,7 @@ def fake(monkeypatch, features, finer=None, **more):
 def scaling(*factors):
     """Return a method that scales the energies of each order by what it should."""
 
-    def features(low, generator):
+    def features(low, noise):
         units = Units()
         by = torch.tensor(factors)[:, None, None, None] ** 2
         return units.to_network(by * units.from_network(low))
@@ -62,7 +64,7 @@ def test_tiling_changes_nothing_for_a_network_that_looks_no_further(tile, overla
     kernel = torch.randn(3, 3, *[2 * radius + 1] * 3, generator=generator)
     kernel /= kernel[0].numel() ** 0.5
 
-    def network(patch, number=0):
+    def network(patch, corner=None):
         assert all(n % 8 == 0 for n in patch.shape[1:])
         for _ in range(2):
             patch = functional.conv3d(patch[None], kernel, padding=radius)[0].tanh()
@@ -77,12 +79,12 @@ def test_tiling_changes_nothing_for_a_network_that_looks_no_further(tile, overla
 def test_tiles_of_a_network_that_differs_by_tile_have_no_seam():
     seen = []
 
-    def network(patch, number):
-        seen.append(number)
-        return torch.full_like(patch, number)
+    def network(patch, corner):
+        seen.append(corner)
+        return torch.full_like(patch, len(seen) - 1)
 
     found = over_tiles(network, torch.zeros(1, 72, 8, 8), 32, 16)
-    assert seen == [0, 1, 2, 3]
+    assert seen == [(x, 0, 0) for x in (0, 16, 32, 40)]
     steps = found[0, :, 0, 0].diff()
     assert steps.max() <= 1 / 7
     assert steps.min() >= 0
@@ -91,11 +93,40 @@ def test_tiles_of_a_network_that_differs_by_tile_have_no_seam():
         over_tiles(network, torch.zeros(1, 8, 8, 8), 30, 16)
 
 
+def test_noise_of_a_place_is_the_same_in_every_tile():
+    whole = Field(3, 0, (0, 0, 0), (24, 16, 8))
+    part = Field(3, 0, (8, 0, 0), (16, 16, 8))
+    for _ in range(2):  # one call after the other
+        one, other = whole((1, 4, 6, 4, 2)), part((1, 4, 4, 4, 2))  # a lattice of stride 4
+        assert torch.equal(one[:, :, 2:], other)
+        assert one.std() == pytest.approx(1, abs=0.15)
+    assert not torch.equal(whole((1, 4, 6, 4, 2)), one)
+    assert not torch.equal(Field(3, 1, (0, 0, 0), (24, 16, 8))((1, 4, 6, 4, 2)), one)
+    fine = Field(3, 0, (0, 0, 0), (16, 16, 16))((2, 16, 16, 16)).flatten(1)
+    assert abs(torch.corrcoef(fine)[0, 1]) < 0.1
+    with pytest.raises(ValueError, match="does not divide"):
+        Field(3, 0, (4, 0, 0), (8, 8, 8))
+
+
+def test_the_spread_of_draws_does_not_shrink_where_tiles_overlap():
+    image, draws = torch.zeros(1, 48, 16, 16), 40
+
+    def drawn(draw):
+        def network(patch, corner):
+            return Field(0, draw, corner, patch.shape[1:])((1, *patch.shape))[0]
+
+        return over_tiles(network, image, 16, 8)
+
+    spread = torch.stack([drawn(k) for k in range(draws)]).std(0).mean((0, 2, 3))
+    assert spread.min() > 0.95  # 0.71 in the middle of overlaps, of draws that are independent
+    assert spread.max() < 1.03
+
+
 # enhanced scans
 
 
 def test_own_features_give_the_scan_back(monkeypatch):
-    fake(monkeypatch, lambda low, generator: low)
+    fake(monkeypatch, lambda low, noise: low)
     scan = scan_of(sigma=30.0)
     made = dm.enhance(scan, "fake", "keep")
     assert made.scan.acquisition == scan.acquisition
@@ -168,7 +199,7 @@ def test_super_resolution_is_asked_where_it_was_trained(monkeypatch):
 def test_a_scan_of_other_voxels_is_brought_to_those_of_the_training(monkeypatch):
     seen = []
 
-    def features(low, generator):
+    def features(low, noise):
         seen.append(low.shape)
         return low
 
@@ -180,14 +211,62 @@ def test_a_scan_of_other_voxels_is_brought_to_those_of_the_training(monkeypatch)
     np.testing.assert_allclose(made.scale, 1, atol=0.02)
     fine = dm.enhance(scan_of(np.diag([0.9, 0.9, 0.9, 1])), "interpolate", "7T")
     assert fine.scan.voxel_size == pytest.approx((0.9,) * 3)
-    assert "its grid was kept" in " ".join(fine.provenance["notes"])
+    assert "its grid is kept" in " ".join(fine.provenance["notes"])
+
+
+@pytest.mark.parametrize(
+    ("edges", "resolution", "made", "notes"),
+    [
+        ((1.0, 1.0, 3.0), "7T", 1.05, ["cubes of 1.05 mm: along their long side"]),
+        ((0.8, 0.8, 3.0), "7T", 0.8, ["in part finer than 1.05 mm", "cubes of 0.8 mm: along"]),
+        ((0.9, 0.9, 1.25), "7T", 0.9, ["in part finer than 1.05 mm"]),
+        ((1.05, 1.05, 1.05), "7T", None, ["is as fine as 1.05 mm"]),
+        ((2.0, 2.0, 2.0), "7T", 1.05, []),
+        ((1.0, 1.0, 3.0), 1.0, 1.0, ["cubes of 1 mm: along"]),
+        ((1.0, 1.0, 3.0), "keep", None, []),
+    ],
+)
+def test_thick_slices_and_fine_voxels_are_told_of(edges, resolution, made, notes):
+    scan, told = scan_of(np.diag([*edges, 1.0])), []
+    found = _edge(scan, resolution, table.Method("interpolate"), told)
+    assert found == (made and pytest.approx(made))
+    assert len(told) == len(notes)
+    assert all(text in note for text, note in zip(notes, told, strict=True))
+
+
+def test_a_resolution_that_loses_detail_is_refused():
+    scan = scan_of(np.diag([1.0, 1.0, 3.0, 1.0]))
+    with pytest.raises(InputError, match=r"1\.2 mm, the scan has 1 x 1 x 3 mm.*Give 1 mm or less"):
+        dm.enhance(scan, "interpolate", 1.2)
+
+
+def test_tiles_are_the_patches_of_the_training_unless_others_are_asked_for(monkeypatch):
+    seen = []
+
+    def features(low, noise):
+        seen.append(tuple(low.shape[1:]))
+        return low
+
+    scan = scan_of(shape=(26, 14, 10))
+    fake(monkeypatch, features, setting=Setting(patch=16))
+    made = dm.enhance(scan, "fake", "keep")
+    assert set(seen) == {(16, 16, 16)}
+    assert made.provenance["tile"] == [16, 8]
+    seen.clear()
+    dm.enhance(scan, "fake", "keep", tile=24)
+    assert set(seen) == {(24, 16, 16)}
+    old = {k: v for k, v in Setting(patch=16).told().items() if k != "patch"}
+    assert Setting.read(old).patch == 32  # of cards that do not tell
+    assert Setting.read(Setting(patch=16).told()).patch == 16
+    assert [tile_of(n) for n in (4, 30, 32, 48)] == [8, 24, 32, 48]
+    assert [overlap_of(n) for n in (8, 24, 32)] == [0, 8, 16]
 
 
 def test_samples_have_a_mean_and_a_spread_and_a_seed(monkeypatch):
-    def features(low, generator):
-        if generator is None:
+    def features(low, noise):
+        if noise is None:
             return low
-        return low + 0.5 * torch.randn(3, 1, 1, 1, generator=generator)
+        return low + 0.5 * noise((1, *low.shape))[0]
 
     fake(monkeypatch, features, random=True)
     scan = scan_of()
@@ -200,7 +279,7 @@ def test_samples_have_a_mean_and_a_spread_and_a_seed(monkeypatch):
     np.testing.assert_array_equal(two.scan.signal, again.scan.signal)
     other = dm.enhance(scan, "fake", "keep", samples=3, seed=4)
     assert np.abs(other.scan.signal - two.scan.signal).max() > 1
-    fake(monkeypatch, lambda low, generator: low)
+    fake(monkeypatch, lambda low, noise: low)
     assert dm.enhance(scan, "fake", "keep", samples=3).sd is None
 
 

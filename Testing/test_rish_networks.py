@@ -12,9 +12,9 @@ from DMRIMicroLib.rish import methods
 from DMRIMicroLib.rish.blocks import UNet, cut, filled, masked_mean, monai
 from DMRIMicroLib.rish.cnn import PlainCNN
 from DMRIMicroLib.rish.gan import ABSOLUTE, GAN, gan_loss
-from DMRIMicroLib.rish.grid import resized
+from DMRIMicroLib.rish.grid import finer_shape, resized
 from DMRIMicroLib.rish.residual import LARGEST, ResidualNet
-from DMRIMicroLib.rish.superres import SuperResolution, finer_shape, resample
+from DMRIMicroLib.rish.superres import SuperResolution, resample
 from DMRIMicroLib.rish.units import Units
 
 pytest.importorskip("monai")
@@ -34,6 +34,7 @@ from DMRIMicroLib.rish.diffusion import (
     scheduler,
 )
 from DMRIMicroLib.rish.ldm import LatentDiffusion, Sampling
+from DMRIMicroLib.rish.noise import from_generator
 from DMRIMicroLib.rish.vqvae import Autoencoder
 
 ODD = (9, 6, 11)
@@ -119,7 +120,7 @@ def test_finer_features_lie_about_the_same_middle():
     place = torch.arange(n, dtype=torch.float32) - (n - 1) / 2
     features = place[None, None, :, None, None].expand(1, 3, n, n, n)
     made = resample(features, factor)
-    count = finer_shape((n, n, n), factor)[0]
+    count = finer_shape((n, n, n), (factor,) * 3)[0]
     assert made.shape == (1, 3, count, count, count)
     wanted = (torch.arange(count) - (count - 1) / 2) / factor
     inside = wanted.abs() <= place.max()
@@ -221,7 +222,9 @@ def test_fresh_noise_keeps_the_distribution_and_depends_on_its_generator():
     latents = torch.randn(1, 4, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     path = Path(steps=50, depth=0.5, eta=1.0)
     up = invert(exact, latents, path)
-    made = [sample(exact, up, path, torch.Generator().manual_seed(k)) for k in (1, 1, 2)]
+    made = [
+        sample(exact, up, path, from_generator(torch.Generator().manual_seed(k))) for k in (1, 1, 2)
+    ]
     assert torch.equal(made[0], made[1])
     assert float((made[0] - made[2]).std()) > 0.5
     # variances of eq. 16 are a little small where the data are noise themselves: sd 0.942 by hand

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import cut, filled, monai
+from .noise import Noise
 from .vqvae import DIMENSION
 
 NONE, LOW, HIGH = 0, 1, 2
@@ -97,18 +98,16 @@ def invert(denoise: Denoise, latents: Tensor, path: Path) -> Tensor:
     return latents
 
 
-def sample(
-    denoise: Denoise, latents: Tensor, path: Path, generator: torch.Generator | None = None
-) -> Tensor:
+def sample(denoise: Denoise, latents: Tensor, path: Path, noise: Noise | None = None) -> Tensor:
     """Come back from the path's noise level (Song et al. 2021, eq. 12 and 16).
 
-    `generator`, a CPU one, draws the noise that eta > 0 asks for.
+    `noise` draws what eta > 0 asks for.
     """
     plan = scheduler(path.steps)
     for k in range(path.taken, 0, -1):
         time = k * path.stride
         said = denoise(latents, time)
-        if path.eta and generator is not None:
+        if path.eta and noise is not None:
             # eta is the share of the variance of eq. 16; drawn here, so that a device's generator
             # does not change the answer
             eta = path.eta
@@ -116,7 +115,7 @@ def sample(
             before, now = (plan.alphas_cumprod[t] for t in (time - path.stride, time))
             spread = eta * ((1 - before) / (1 - now) * (1 - now / before)).sqrt()
             kept = (1 - before - spread.square()).sqrt() - (1 - before).sqrt()
-            fresh = torch.randn(latents.shape, generator=generator).to(latents)
+            fresh = noise(latents.shape).to(latents)
             latents = expected + float(kept) * said + float(spread) * fresh
         else:
             latents = plan.step(said, time, latents)[0]

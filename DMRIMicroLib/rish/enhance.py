@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..brain.simulate import generator_for
 from ..errors import Cancelled, InputError
 from ..fitting.estimate import choose_device
 from ..masking import brain_mask
@@ -25,12 +24,13 @@ from ..physics.sh import rish
 from ..scan import Scan
 from ..version import __version__
 from .features import ORDER, Harmonics, shell_for
+from .noise import Field
 from .plan import HIGH, Plan, plan
 from .rescale import Images, Scaled, interpolated, rescale
 from .result import Enhanced
 from .scale import LIMITS, TAU, scale_maps
 from .table import AUTO, Method, open_method
-from .tiles import OVERLAP, TILE, over_tiles
+from .tiles import LARGE, Corner, over_tiles, overlap_of, tile_of
 
 AROUND = 8
 """Empty voxels around the brain that a network is shown."""
@@ -51,8 +51,8 @@ def enhance(
     seed: int = 0,
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
-    tile: int = TILE,
-    overlap: int = OVERLAP,
+    tile: int | None = None,
+    overlap: int | None = None,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Enhanced:
@@ -78,7 +78,8 @@ def enhance(
     device : str or torch.device, optional
         By default CUDA where there is one, else the CPU.
     tile, overlap : int
-        Voxels that a network looks at at a time, see `tiles.over_tiles`.
+        Voxels that a network looks at at a time, and that neighbours share, along each edge; see
+        `tiles.over_tiles`. By default the patches of its training, and half of that.
     progress, cancelled : callable, optional
         As of `fit`.
 
@@ -110,6 +111,8 @@ def enhance(
     images, own = interpolated(scan, shell, ORDER, grids.out, device, _part(ask, 0, READ))
     before = rish(images.coefficients(shell, ORDER).T, ORDER).T
     draws = range(samples) if samples > 1 and opened.random else [None]
+    tile = tile or (LARGE if opened.everywhere else tile_of(opened.setting.patch))
+    overlap = overlap_of(tile) if overlap is None else overlap
     saying = _Saying(opened, grids, own, images.inside, (seed, tile, overlap))
     runs = []
     for k, draw in enumerate(draws):
@@ -124,7 +127,7 @@ def enhance(
     if samples > 1 and not opened.random:
         notes.append(f"{opened.name} has one answer: no samples were drawn")
     told = _provenance(scan, opened, grids, notes, device)
-    told |= {"samples": len(draws), "seed": seed, "b": shell.b}
+    told |= {"samples": len(draws), "seed": seed, "b": shell.b, "tile": [tile, overlap]}
     return _result(scan, grids, images, before, scale, done, told)
 
 
@@ -178,9 +181,9 @@ class _Saying:
         features = self.method.features
         assert features is not None
 
-        def say(patch: Tensor, number: int) -> Tensor:
-            given = None if draw is None else generator_for(seed, f"draw {draw}, tile {number}")
-            return features(patch, given)
+        def say(patch: Tensor, corner: Corner) -> Tensor:
+            drawn = None if draw is None else Field(seed, draw, corner, patch.shape[1:])
+            return features(patch, drawn)
 
         box = (slice(None), *_box(self.grids.work.mask))
         out = low.clone()

@@ -7,6 +7,7 @@ being the ratio of their voxels' edges. `training.pairs` and `superres` count al
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +22,10 @@ SAME = 1e-3
 SPLINE = 3
 """Degree of the B-splines (M. Unser, "Splines: a perfect fit for signal and image processing", IEEE
 Signal Process. Mag. 16(6) (1999) 22-38)."""
+
+REACH = 14
+"""Voxels beyond which another one has no say in a cubic spline's coefficients: it falls by 0.268
+from voxel to voxel (Unser 1999, eq. 8), to 1e-8."""
 
 Shape = tuple[int, int, int]
 Factors = tuple[float, float, float]
@@ -46,12 +51,18 @@ def regridded(
         Of its voxels [mm].
     """
     factors = tuple(own / edge for own in edges_of(affine))
-    count = tuple(max(1, round(n * f)) for n, f in zip(shape, factors, strict=True))
+    count = finer_shape(shape, factors)
     out = affine.copy()
     out[:3, :3] = affine[:3, :3] / np.array(factors)
     middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
     out[:3, 3] = middle - out[:3, :3] @ ((np.array(count) - 1) / 2)
     return out, count, factors  # type: ignore[return-value]
+
+
+def finer_shape(shape: Sequence[int], factors: Sequence[float]) -> Shape:
+    """Voxels of another grid along the same axes: as many as come nearest to the same extent."""
+    made = (max(1, round(n * f)) for n, f in zip(shape, factors, strict=True))
+    return tuple(made)  # type: ignore[return-value]
 
 
 def same_edges(affine: NDArray[np.float64], edge: float, tolerance: float = SAME) -> bool:
@@ -118,13 +129,25 @@ def resampled(
     split = [m for n in shape for m in (n, parts)]
     count = known.reshape(split).sum((1, 3, 5)).clip(min=1)
     out, values = np.zeros((len(images), *shape), np.float32), np.zeros(len(known))
+    if not known.any():
+        return torch.from_numpy(out).to(images)
+    box, places = _near(at[:, known], images.shape[1:])
     for row, image in zip(out, images, strict=True):
-        filtered = spline_filter(image.numpy(), SPLINE, mode="mirror")
+        filtered = spline_filter(image[box].numpy(), SPLINE, mode="mirror")
         values[known] = map_coordinates(
-            filtered, at[:, known], order=SPLINE, mode="mirror", prefilter=False
+            filtered, places, order=SPLINE, mode="mirror", prefilter=False
         )
         row[:] = values.reshape(split).sum((1, 3, 5)) / count
     return torch.from_numpy(out).to(images)
+
+
+def _near(
+    at: NDArray[np.float64], shape: Sequence[int]
+) -> tuple[tuple[slice, ...], NDArray[np.float64]]:
+    """Return the part of an image that has a say at places (3, k), and the places in it."""
+    low = np.maximum(np.floor(at.min(1)).astype(int) - REACH, 0)
+    high = np.minimum(np.ceil(at.max(1)).astype(int) + REACH + 1, shape)
+    return tuple(slice(a, b) for a, b in zip(low, high, strict=True)), at - low[:, None]
 
 
 @lru_cache(maxsize=32)

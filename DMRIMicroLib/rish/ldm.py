@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from .blocks import CHANNELS, EDGE_CELL, cut, filled
 from .diffusion import HIGH, LOW, Denoiser, Path, invert, sample
+from .noise import Noise
 from .vqvae import Autoencoder
 
 
@@ -97,15 +98,15 @@ class LatentDiffusion(nn.Module):
         return {"autoencoder": self.low.arguments(), "denoiser": self.denoiser.arguments()}
 
     @torch.no_grad()
-    def forward(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, features: Tensor, noise: Noise | None = None) -> Tensor:
         """Turn 3 T features into 7 T features.
 
         Parameters
         ----------
         features : (b, 3, x, y, z) tensor
             In network units, any edges.
-        generator : torch.Generator, optional
-            Of the CPU. Without, DDIM is deterministic; with one, the way back has fresh noise.
+        noise : Noise, optional
+            Without, DDIM is deterministic; with it, the way back has fresh noise.
 
         Returns
         -------
@@ -115,7 +116,7 @@ class LatentDiffusion(nn.Module):
         encoded = self.low.encode(whole)
         made = torch.empty_like(whole)
         for (guidance, depth), channels in self.sampling.runs().items():
-            latents = self.translate(encoded, guidance, depth, generator)
+            latents = self.translate(encoded, guidance, depth, noise)
             made[:, channels] = self.high.decode(latents)[:, channels]
         if self.sampling.detail:
             made = whole + made - self.low.decode(encoded)
@@ -126,14 +127,31 @@ class LatentDiffusion(nn.Module):
         encoded: Tensor,
         guidance: float,
         depth: float,
-        generator: torch.Generator | None = None,
+        noise: Noise | None = None,
         labels: Sequence[int] = (LOW, HIGH),
     ) -> Tensor:
         """Take encodings up to noise as one field's, and back as another's: (b, c, x, y, z)."""
         first, second = labels
-        own = self.sampling
-        path = Path(own.steps, depth, 0.0 if generator is None else own.eta, own.refine)
+        return self.down(self.up(encoded, depth, first), guidance, depth, noise, second)
+
+    def up(self, encoded: Tensor, depth: float, label: int = LOW) -> Tensor:
+        """Take encodings up to noise as one field's, without guidance: in units of the denoiser."""
         latents = self.denoiser.to_units(encoded)
-        up = invert(self.denoiser.towards(first), latents, path)
-        back = sample(self.denoiser.towards(second, guidance), up, path, generator)
+        return invert(self.denoiser.towards(label), latents, self._path(depth))
+
+    def down(
+        self,
+        up: Tensor,
+        guidance: float,
+        depth: float,
+        noise: Noise | None = None,
+        label: int = HIGH,
+    ) -> Tensor:
+        """Bring what `up` gave back as one field's encodings."""
+        path = self._path(depth, noise is not None)
+        back = sample(self.denoiser.towards(label, guidance), up, path, noise)
         return self.denoiser.from_units(back)
+
+    def _path(self, depth: float, random: bool = False) -> Path:
+        own = self.sampling
+        return Path(own.steps, depth, own.eta if random else 0.0, own.refine)

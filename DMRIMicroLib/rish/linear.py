@@ -18,13 +18,15 @@ from ..errors import InputError
 from ..version import __version__
 from ..weights import Card, load, save
 from .data import Pair
+from .noise import Noise
 from .units import Setting, Units
 
 KIND = "rish-linear"
 
 ABOUT = (
-    "Three numbers that scale the orders 0, 2 and 4 of a 3 T scan at b = 1000 s/mm2 to those of a "
-    "7 T scan, alike in every voxel. A baseline for networks. For research, not for diagnosis."
+    "Three numbers that scale the orders 0, 2 and 4 of a 3 T scan at b = {b:.0f} s/mm2 to those of "
+    "a 7 T scan, alike in every voxel. A baseline for networks. Learned from {source}. For "
+    "research, not for diagnosis."
 )
 
 
@@ -43,7 +45,7 @@ class Linear:
     setting: Setting
     provenance: dict
 
-    def features(self, low: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def features(self, low: Tensor, noise: Noise | None = None) -> Tensor:
         """Scale features in network units: (3, x, y, z) to the same."""
         units: Units = self.setting.units
         energies = units.from_network(low) * self.scale.to(low).square()[:, None, None, None]
@@ -62,11 +64,20 @@ def learn_linear(pairs: Iterable[Pair]) -> Tensor:
 
 
 def save_linear(
-    scale: Tensor, setting: Setting, folder: Path, version: str = "1.0.0", **training: object
+    scale: Tensor,
+    setting: Setting,
+    folder: Path,
+    version: str = "1.0.0",
+    source: str = "pairs whose origin was not told",
+    **training: object,
 ) -> Path:
-    """Write the numbers as weights with a card; return the card's path."""
-    told = {"software": f"DMRIMicro {__version__}", **training}
-    card = Card(KIND, version, KIND, {}, about=ABOUT, data=setting.told(), training=told)
+    """Write the numbers as weights with a card; return the card's path.
+
+    `source` tells what they were learned from, `training` what else belongs into the card.
+    """
+    told = {"software": f"DMRIMicro {__version__}", "learned from": source, **training}
+    about = ABOUT.format(b=setting.b, source=source)
+    card = Card(KIND, version, KIND, {}, about=about, data=setting.told(), training=told)
     return save({"scale": scale}, card, folder)
 
 

@@ -20,6 +20,7 @@ from ..weights import available, load
 from .cnn import PlainCNN
 from .gan import GAN
 from .ldm import LatentDiffusion, Sampling
+from .noise import Noise
 from .residual import ResidualNet
 from .superres import SuperResolution, resample
 
@@ -63,18 +64,18 @@ class Learned:
 
     @property
     def random(self) -> bool:
-        """Whether answers differ from one generator to the next."""
+        """Whether answers differ from one draw to the next."""
         return isinstance(self.network, LatentDiffusion) and self.network.sampling.eta > 0
 
     @torch.no_grad()
-    def features(self, low: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def features(self, low: Tensor, noise: Noise | None = None) -> Tensor:
         """Turn 3 T features into 7 T features, in network units: (3, x, y, z) to the same.
 
-        With a generator, methods that can draw one of many answers do; without, all say what they
-        think best.
+        With noise, methods that can draw one of many answers do; without, all say what they think
+        best.
         """
         if self.random:
-            return self.network(low[None], generator)[0]
+            return self.network(low[None], noise)[0]
         return self.network(low[None])[0]
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..masking import onto_grid
 from ..scan import Scan
-from .grid import Factors, Shape, edges_of, regridded, resized, same_edges
+from .grid import SAME, Factors, Shape, edges_of, regridded, resized, same_edges
 from .table import Method
 
 ALIKE = 0.06
@@ -21,6 +21,9 @@ knows no other, and resampling blurs)."""
 
 KEEP, HIGH = "keep", "7T"
 """Resolutions with a name: the scan's own, and that of the scanner to be imitated."""
+
+THICK = 1.5
+"""Ratio of edges beyond which a voxel is far from a cube (chosen)."""
 
 EXACT = 0.02
 """Relative difference of the factor of two grids from that of a super-resolution's training."""
@@ -109,11 +112,7 @@ def _edge(scan: Scan, resolution: str | float, method: Method, notes: list[str])
         return None
     finest = min(edges_of(scan.affine))
     if resolution == HIGH:
-        edge = method.setting.edges[1]
-        if finest < edge:
-            notes.append(f"the scan is finer than {edge:g} mm: its grid was kept")
-            return None
-        return edge
+        return _high(scan, method.setting.edges[1], notes)
     try:
         edge = float(resolution)
     except ValueError:
@@ -122,12 +121,40 @@ def _edge(scan: Scan, resolution: str | float, method: Method, notes: list[str])
         raise InputError(
             f"the resolution is {resolution!r}", f"Give {HIGH}, {KEEP} or an edge in mm."
         )
-    if edge > finest * 1.001:
+    if edge > finest * (1 + SAME):
         raise InputError(
-            f"the resolution is {edge:g} mm, the scan has {_size(scan.affine)}",
-            "Give a finer one.",
+            f"the resolution is {edge:g} mm, the scan has {_size(scan.affine)}: detail would be "
+            "lost",
+            f"Give {finest:.4g} mm or less, or {KEEP}.",
         )
+    _tell_slices(scan, edge, notes)
     return edge
+
+
+def _high(scan: Scan, edge: float, notes: list[str]) -> float | None:
+    """Edge for "7T": that of the scanner, or finer where the scan is; None if all of it is."""
+    finest, coarsest = min(edges_of(scan.affine)), max(edges_of(scan.affine))
+    if coarsest <= edge * (1 + SAME):
+        notes.append(f"the scan, {_size(scan.affine)}, is as fine as {edge:g} mm: its grid is kept")
+        return None
+    if finest < edge * (1 - ALIKE):
+        notes.append(
+            f"the scan, {_size(scan.affine)}, is in part finer than {edge:g} mm: cubes of "
+            f"{finest:.4g} mm were made, so that no detail is lost"
+        )
+        edge = finest
+    _tell_slices(scan, edge, notes)
+    return edge
+
+
+def _tell_slices(scan: Scan, edge: float, notes: list[str]) -> None:
+    """Say what is made of voxels much longer along one axis than along another."""
+    finest, coarsest = min(edges_of(scan.affine)), max(edges_of(scan.affine))
+    if coarsest > THICK * finest:
+        notes.append(
+            f"voxels of {_size(scan.affine)} became cubes of {edge:.4g} mm: along their long side "
+            "that is interpolation, no method here was trained on such voxels"
+        )
 
 
 def _size(affine: NDArray[np.float64]) -> str:

@@ -1,11 +1,9 @@
 """The scan on its new grid, and its harmonics there, shell by shell.
 
 Networks say lambda of one shell, b = 1000 s/mm2. The others are scaled by the same lambda, order by
-order. In a noise-free simulated pair of the HCP's two scanners (1728 voxels,
-`benchmarks/rish_shells.py`) the logarithm of lambda at b = 2000 was that at b = 1000 times 1.33,
-1.00 and 0.99 (orders 0, 2, 4; correlations 0.96, 1.00 and 0.99). The error of the roots relative to
-those of the 7 T scan was below 5e-5 so, 2e-4, 3.4e-3 and 5.8e-3 without scaling, and 1e-4 of each
-with the law of Gaussian diffusion, lambda_0 to the power of b / 1000: tissue is not Gaussian.
+order: what differs between two scanners, their noise and how voxels mix tissue, it does in all
+shells alike. The law of Gaussian diffusion, lambda_0 to the power of b / 1000, is not used: tissue
+is not Gaussian. `benchmarks/rish_shells.py` holds these rules against simulated pairs.
 """
 
 from __future__ import annotations

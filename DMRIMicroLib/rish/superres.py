@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .blocks import CHANNELS, Residual, masked_mean, quiet
+from .grid import finer_shape
 
 
 class SuperResolution(nn.Module):
@@ -40,11 +41,6 @@ class SuperResolution(nn.Module):
         return features + self.last(functional.silu(self.middle(self.first(features))))
 
 
-def finer_shape(shape: tuple[int, ...], factor: float | tuple[float, float, float]) -> list[int]:
-    """Voxels of the finer grid: as many as come nearest to the same extent."""
-    return [max(1, round(n * f)) for n, f in zip(shape[-3:], _three(factor), strict=True)]
-
-
 def resample(
     features: Tensor,
     factor: float | tuple[float, float, float],
@@ -58,14 +54,14 @@ def resample(
     factor : float or 3 floats
         Edge of a voxel over that of a finer one, e.g. 1.25 / 1.05.
     shape : (int, int, int), optional
-        Of the finer grid; `finer_shape` if left out.
+        Of the finer grid; `grid.finer_shape` if left out.
 
     Returns
     -------
     (b, 3, *shape) tensor
         Beyond the middle of the outermost voxels, their values.
     """
-    shape = shape or tuple(finer_shape(features.shape, factor))
+    shape = shape or finer_shape(features.shape[-3:], _three(factor))
     axes = []
     for n, fine, f in zip(features.shape[-3:], shape, _three(factor), strict=True):
         place = torch.arange(fine, device=features.device, dtype=features.dtype)

@@ -16,6 +16,7 @@ from ..weights import available
 from .linear import KIND as LINEAR
 from .linear import load_linear
 from .methods import KINDS, NETWORKS, load_method, trained
+from .noise import Noise
 from .units import Setting
 
 AUTO = "auto"
@@ -24,7 +25,7 @@ AUTO = "auto"
 class Features(Protocol):
     """What says features: (3, x, y, z) in network units to the same, any edges that 4 divides."""
 
-    def __call__(self, low: Tensor, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, low: Tensor, noise: Noise | None) -> Tensor:
         """Say them."""
 
 
@@ -51,7 +52,7 @@ class Method:
     setting : Setting
         What it was trained on.
     random : bool
-        Whether answers differ from one generator to the next.
+        Whether answers differ from one draw to the next.
     everywhere : bool
         Whether it works on the voxels of any scan, and not on those of `setting` alone.
     provenance : dict

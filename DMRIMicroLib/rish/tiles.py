@@ -10,20 +10,34 @@ from torch import Tensor
 
 from ..errors import InputError
 
+Corner = tuple[int, int, int]
+
 STEP = 8
 """Tiles begin and end at multiples of it: networks with strides of 2, 4 or 8 then see the same
 patches whatever the tiling."""
 
-TILE, OVERLAP = 96, 32
-"""Voxels of a tile along each edge, and those that neighbours share (chosen: 96^3 voxels and 64
-channels are 230 MB)."""
+LARGE = 96
+"""Voxels along an edge of a tile where its size does not matter (chosen)."""
+
+
+def tile_of(patch: int) -> int:
+    """Edge of the tiles of a network that learned from patches: theirs, as far as `STEP` allows.
+
+    Means over a tile (attention, normalisation) are then over as many voxels as in training.
+    """
+    return max(STEP, patch // STEP * STEP)
+
+
+def overlap_of(tile: int) -> int:
+    """Voxels that neighbours share: half a tile, so that answers of eight tiles are blended."""
+    return tile // 2 // STEP * STEP
 
 
 def over_tiles(
-    network: Callable[[Tensor, int], Tensor],
+    network: Callable[[Tensor, Corner], Tensor],
     image: Tensor,
-    tile: int = TILE,
-    overlap: int = OVERLAP,
+    tile: int,
+    overlap: int,
     tell: Callable[[float], None] = lambda share: None,
 ) -> Tensor:
     """Apply a network tile by tile.
@@ -35,12 +49,12 @@ def over_tiles(
     Parameters
     ----------
     network : callable
-        From a patch (c, x, y, z), its edges multiples of `STEP`, and the number of the tile to the
-        same shape.
+        From a patch (c, x, y, z), its edges multiples of `STEP`, and the voxel of the image where
+        it begins to the same shape.
     image : (c, x, y, z) tensor
         Its values beyond its own edges are taken as those of the edge.
     tile, overlap : int
-        Voxels, multiples of `STEP`.
+        Voxels along each edge, multiples of `STEP`; an image that is smaller is one tile.
     tell : callable
         Gets the share that is done.
 
@@ -63,7 +77,7 @@ def over_tiles(
         spans = zip(corner, edges, size, strict=True)
         x, y, z = (_ramp(*span, overlap).to(whole) for span in spans)
         weight = x[:, None, None] * y[:, None] * z
-        out[(slice(None), *box)] += weight * network(whole[(slice(None), *box)], number)
+        out[(slice(None), *box)] += weight * network(whole[(slice(None), *box)], corner)
         total[box] += weight
         tell((number + 1) / len(places))
     out /= total

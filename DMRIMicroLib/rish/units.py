@@ -15,6 +15,9 @@ from torch import Tensor
 
 from ..errors import InputError
 
+PATCH = 32
+"""Voxels along an edge of the patches of a training whose card does not tell: of all recipes."""
+
 
 @dataclass(frozen=True)
 class Units:
@@ -62,11 +65,14 @@ class Setting:
         Of the shell [s/mm2].
     edges : (float, float)
         Of the voxels of low and high features [mm]; by default the HCP's at 3 T and 7 T.
+    patch : int
+        Voxels along an edge of what it saw of a pair at a time.
     """
 
     units: Units = field(default_factory=Units)
     b: float = 1000.0
     edges: tuple[float, float] = (1.25, 1.05)
+    patch: int = PATCH
 
     @property
     def factor(self) -> float:
@@ -83,7 +89,8 @@ class Setting:
         try:
             units = Units(tuple(data["units"]["centre"]), tuple(data["units"]["spread"]))
             low, high = data["edges"]
-            return cls(units, float(data["b"]), (float(low), float(high)))
+            patch = int(data.get("patch", PATCH))
+            return cls(units, float(data["b"]), (float(low), float(high)), patch)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"the card does not tell units, b and edges of its features ({error})",
