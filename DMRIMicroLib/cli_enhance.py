@@ -23,7 +23,7 @@ from .arguments import (
     parse_volumes,
 )
 from .cli_codebook import PREPARED, ShowProgress, between, prepared, use_threads
-from .cli_train import Heads, Out, Seed, Style, Version, heads, train
+from .cli_train import Heads, Out, Seed, Style, Version, check_version, heads, train
 from .table import B0_THRESHOLD
 from .terminal import ProgressStyle, console, shown
 
@@ -47,6 +47,14 @@ def enhance(
         int, typer.Option(help="Draws of a generative method; several: their mean and sd.", min=1)
     ] = 1,
     seed: Annotated[int, typer.Option(help="The same seed gives the same scan.")] = 0,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            help="Edge of what a network sees at a time [voxels], a multiple of 8; as in its "
+            "training if left out.",
+            min=8,
+        ),
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Name of the method's weights, or their .safetensors file.")
     ] = None,
@@ -89,6 +97,7 @@ def enhance(
             seed=seed,
             weights=weights,
             device=device,
+            tile=tile,
             progress=between(tell, first, ENHANCED),
         )
         tell(ENHANCED, "Writing")
@@ -125,8 +134,10 @@ def train_rish_linear(
     from .files import check_writable
 
     check_writable(out)
-    from .rish.data import from_bids, load_pair, split
+    check_version(version)
+    from .rish.data import load_pair, split
     from .rish.linear import learn_linear, save_linear
+    from .rish.own import from_bids
     from .rish.units import Setting
     from .training.rish_pairs import FeatureConfig, make_pairs
 
@@ -134,13 +145,16 @@ def train_rish_linear(
     with shown(progress) as tell:
         if bids is not None:
             files = from_bids(bids, folder, patch, progress=tell)
+            source = f"the paired scans of {bids.name}"
         else:
-            config = FeatureConfig(patch=patch)
-            files = make_pairs(folder, heads(anatomies), count, seed, workers, config, tell)
+            config, names = FeatureConfig(patch=patch), heads(anatomies)
+            files = make_pairs(folder, names, count, seed, workers, config, tell)
+            source = f"simulated pairs only (heads: {', '.join(Path(n).stem for n in names)})"
         known = split(files)[0]
         edges = load_pair(known[0]).edges
         scale = learn_linear(load_pair(file) for file in known)
         told = {"pairs": len(known), "simulated": bids is None, "seed": seed}
-        card = save_linear(scale, Setting(edges=edges), out, version, **told)
+        setting = Setting(edges=edges, patch=patch)
+        card = save_linear(scale, setting, out, version, source, **told)
     typer.echo(f"lambda of orders 0, 2, 4: {', '.join(f'{v:.3f}' for v in scale.tolist())}")
     typer.echo(f"weights: {card.with_suffix('.safetensors')}")

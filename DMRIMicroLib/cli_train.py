@@ -128,6 +128,12 @@ def train_demic(
     make(recipe, out, pool, workers, heads(anatomies), version, False, threads, progress)
 
 
+def check_version(version: str) -> None:
+    """Refuse what is no version of weights."""
+    if not all(part.isdecimal() for part in version.split(".")):
+        raise InputError(f"the version is {version!r}", "Write it like 1.0.0.")
+
+
 def recipe_of(
     name: str, preset: str, given: dict[str, Any], anatomies: str, out: Path, version: str
 ) -> Recipe:
@@ -135,8 +141,7 @@ def recipe_of(
     from .files import check_writable
 
     check_writable(out)
-    if not all(part.isdecimal() for part in version.split(".")):
-        raise InputError(f"the version is {version!r}", "Write it like 1.0.0.")
+    check_version(version)
     # after the input is known to be good: importing torch takes seconds
     from .training.recipe import read_recipe
 

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .arguments import Threads
-from .cli_train import Heads, Out, Seed, Steps, Style, Version, heads, train
-from .errors import InputError
+from .cli_train import Heads, Out, Seed, Steps, Style, Version, check_version, heads, train
 from .terminal import ProgressStyle, shown
 
 MADE = 0.5
@@ -50,89 +49,37 @@ Count = Annotated[int | None, typer.Option(help="Simulated pairs; what is missin
 Workers = Annotated[int, typer.Option(help="Processes that make pairs.", min=1)]
 
 
-@train.command("rish-ldm")
-def train_rish_ldm(
-    out: Out,
-    preset: LatentSizeOf = LatentPreset.cpu,
-    pairs: Pairs = None,
-    bids: Bids = None,
-    count: Count = None,
-    steps: Steps = None,
-    seed: Seed = 0,
-    workers: Workers = 1,
-    anatomies: Heads = "all",
-    version: Version = "1.0.0",
-    threads: Threads = None,
-    progress: Style = ProgressStyle.bar,
-) -> None:
-    """Train RISH latent diffusion, 3 T to 7 T; the same command takes up what was stopped."""
-    given = {"count": count, "steps": steps, "seed": seed, "version": version}
-    source = {"bids": bids, "anatomies": anatomies, "workers": workers}
-    make("rish-ldm", preset.value, out, pairs or out / "pairs", given, source, threads, progress)
+def command(kind: str, help: str, size: Any = SizeOf) -> None:
+    """Add the command that trains a method; methods differ in name, presets and help only."""
+
+    def run(
+        out: Out,
+        preset: Any = Preset.cpu.value,
+        pairs: Pairs = None,
+        bids: Bids = None,
+        count: Count = None,
+        steps: Steps = None,
+        seed: Seed = 0,
+        workers: Workers = 1,
+        anatomies: Heads = "all",
+        version: Version = "1.0.0",
+        threads: Threads = None,
+        progress: Style = ProgressStyle.bar,
+    ) -> None:
+        given = {"count": count, "steps": steps, "seed": seed, "version": version}
+        source = {"bids": bids, "anatomies": anatomies, "workers": workers}
+        make(kind, preset.value, out, pairs or out / "pairs", given, source, threads, progress)
+
+    run.__annotations__["preset"] = size
+    train.command(kind, help=help)(run)
 
 
-@train.command("rish-residual")
-def train_rish_residual(
-    out: Out,
-    preset: SizeOf = Preset.cpu,
-    pairs: Pairs = None,
-    bids: Bids = None,
-    count: Count = None,
-    steps: Steps = None,
-    seed: Seed = 0,
-    workers: Workers = 1,
-    anatomies: Heads = "all",
-    version: Version = "1.0.0",
-    threads: Threads = None,
-    progress: Style = ProgressStyle.bar,
-) -> None:
-    """Train the network that says scale maps, 3 T to 7 T; it takes up what was stopped."""
-    given = {"count": count, "steps": steps, "seed": seed, "version": version}
-    source = {"bids": bids, "anatomies": anatomies, "workers": workers}
-    folder = pairs or out / "pairs"
-    make("rish-residual", preset.value, out, folder, given, source, threads, progress)
+AGAIN = "the same command takes up what was stopped."
 
-
-@train.command("rish-cnn")
-def train_rish_cnn(
-    out: Out,
-    preset: SizeOf = Preset.cpu,
-    pairs: Pairs = None,
-    bids: Bids = None,
-    count: Count = None,
-    steps: Steps = None,
-    seed: Seed = 0,
-    workers: Workers = 1,
-    anatomies: Heads = "all",
-    version: Version = "1.0.0",
-    threads: Threads = None,
-    progress: Style = ProgressStyle.bar,
-) -> None:
-    """Train the CNN, a baseline of 3 T to 7 T; the same command takes up what was stopped."""
-    given = {"count": count, "steps": steps, "seed": seed, "version": version}
-    source = {"bids": bids, "anatomies": anatomies, "workers": workers}
-    make("rish-cnn", preset.value, out, pairs or out / "pairs", given, source, threads, progress)
-
-
-@train.command("rish-gan")
-def train_rish_gan(
-    out: Out,
-    preset: SizeOf = Preset.cpu,
-    pairs: Pairs = None,
-    bids: Bids = None,
-    count: Count = None,
-    steps: Steps = None,
-    seed: Seed = 0,
-    workers: Workers = 1,
-    anatomies: Heads = "all",
-    version: Version = "1.0.0",
-    threads: Threads = None,
-    progress: Style = ProgressStyle.bar,
-) -> None:
-    """Train the GAN, a baseline of 3 T to 7 T; the same command takes up what was stopped."""
-    given = {"count": count, "steps": steps, "seed": seed, "version": version}
-    source = {"bids": bids, "anatomies": anatomies, "workers": workers}
-    make("rish-gan", preset.value, out, pairs or out / "pairs", given, source, threads, progress)
+command("rish-ldm", f"Train RISH latent diffusion, 3 T to 7 T; {AGAIN}", LatentSizeOf)
+command("rish-residual", f"Train the network that says scale maps, 3 T to 7 T; {AGAIN}")
+command("rish-cnn", f"Train the CNN, a baseline of 3 T to 7 T; {AGAIN}")
+command("rish-gan", f"Train the GAN, a baseline of 3 T to 7 T; {AGAIN}")
 
 
 def make(
@@ -162,12 +109,11 @@ def make(
 
     check_writable(out)
     version = given["version"]
-    if not all(part.isdecimal() for part in version.split(".")):
-        raise InputError(f"the version is {version!r}", "Write it like 1.0.0.")
+    check_version(version)
     # after the input is known to be good: importing torch takes seconds
     import torch
 
-    from .rish.data import from_bids
+    from .rish.own import from_bids
     from .training.rish import check_packages, train_rish
     from .training.rish_pairs import FeatureConfig, make_pairs
     from .training.rish_recipe import read_rish

@@ -1,5 +1,6 @@
 """Pairs of features: simulated ones, by number and by processes; those of one's own scans."""
 
+import json
 from dataclasses import replace
 
 import nibabel as nib
@@ -14,8 +15,9 @@ from DMRIMicroLib.brain.anatomy import save as save_anatomy
 from DMRIMicroLib.cli import app
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.io import nifti
-from DMRIMicroLib.rish.data import from_bids, load_pair, pairs_in, save_pair, split
+from DMRIMicroLib.rish.data import ORIGIN, load_pair, pairs_in, save_pair, split
 from DMRIMicroLib.rish.features import harmonics
+from DMRIMicroLib.rish.own import cubic, from_bids
 from DMRIMicroLib.rish.units import Units
 from DMRIMicroLib.training.pairs import PairConfig, machine
 from DMRIMicroLib.training.rish_pairs import FeatureConfig, draw_features, make_pairs
@@ -89,6 +91,17 @@ def test_processes_make_the_pairs_that_one_makes_and_only_what_is_missing(tmp_pa
     assert torch.equal(load_pair(again[1]).low, before.low)
     assert not torch.equal(load_pair(again[2]).low, before.low)
     assert pairs_in(tmp_path / "a") == again
+    told = json.loads((tmp_path / "a" / ORIGIN).read_text())
+    assert (told["source"], told["of"], told["patch"]) == ("simulated", ["onion"], 4)
+    with pytest.raises(InputError, match=r"patch is 4, not 8.*another folder"):
+        make_pairs(tmp_path / "a", [head], 3, 5, 1, SMALL)
+    with pytest.raises(InputError, match="of is onion, not other"):
+        make_pairs(tmp_path / "a", ["other"], 3, 5, 1, tiny)
+    (tmp_path / "a" / ORIGIN).unlink()  # as pairs were made before folders told of it
+    with pytest.raises(InputError, match="patch is 4, not 8"):
+        make_pairs(tmp_path / "a", [head], 3, 5, 1, SMALL)
+    assert make_pairs(tmp_path / "a", [head], 3, 5, 1, tiny) == again
+    assert json.loads((tmp_path / "a" / ORIGIN).read_text()) == told
 
 
 def test_the_last_tenth_is_held_out(tmp_path):
@@ -99,6 +112,16 @@ def test_the_last_tenth_is_held_out(tmp_path):
         split(files[:1])
     with pytest.raises(InputError, match="no pairs"):
         pairs_in(tmp_path)
+
+
+def test_whole_subjects_are_held_out(tmp_path):
+    files = [tmp_path / f"pair-{s}-0000{k}.safetensors" for s in ("1", "10", "2") for k in range(3)]
+    assert [len(part) for part in split(files)] == [8, 1]  # simulated: each is a subject
+    for subject in ("1", "10", "2"):
+        (tmp_path / f"sub-{subject}.json").write_text("{}")
+    assert split(files) == (files[:6], files[6:])
+    with pytest.raises(InputError, match="all pairs are of one subject"):
+        split(files[:3])
 
 
 # one's own scans
@@ -163,11 +186,36 @@ def test_own_scans_must_be_registered_and_named(tmp_path):
         from_bids(tmp_path, tmp_path / "pairs")
 
 
-def test_the_numbers_of_linear_harmonisation_are_learned_by_a_command(tmp_path):
+def test_a_folder_of_pairs_is_of_one_data_set_and_one_kind_of_voxels(tmp_path):
     own(tmp_path / "in", "1", "3T", 1.5, (18, 18, 10))
     own(tmp_path / "in", "1", "7T", 1.2, (22, 22, 12), seed=1)
+    files = from_bids(tmp_path / "in", tmp_path / "pairs", patch=8)
+    with pytest.raises(InputError, match=r"patch is 8, not 16.*--pairs"):
+        from_bids(tmp_path / "in", tmp_path / "pairs", patch=16)
+    (tmp_path / "in").rename(tmp_path / "other")
+    with pytest.raises(InputError, match="of is in, not other"):
+        from_bids(tmp_path / "other", tmp_path / "pairs", patch=8)
+    (tmp_path / "other").rename(tmp_path / "in")
+    own(tmp_path / "in", "2", "3T", 1.6, (18, 18, 10))
+    own(tmp_path / "in", "2", "7T", 1.2, (22, 22, 12), seed=1)
+    with pytest.raises(InputError, match=r"voxels of sub-2 differ.*1\.5 mm at 3 T"):
+        from_bids(tmp_path / "in", tmp_path / "pairs", patch=8)
+    assert pairs_in(tmp_path / "pairs") == files
+
+
+def test_own_scans_have_cubes_for_voxels():
+    with pytest.raises(InputError, match=r"no cubes: 1 x 1 x 3 mm.*Resample"):
+        cubic(ring_scan(protocol({1000.0: SHELL}, b0=2), np.diag([1.0, 1, 3, 1]), (4, 4, 4)))
+
+
+def test_the_numbers_of_linear_harmonisation_are_learned_by_a_command(tmp_path):
+    for subject in ("1", "2"):
+        own(tmp_path / "in", subject, "3T", 1.5, (18, 18, 10))
+        own(tmp_path / "in", subject, "7T", 1.2, (22, 22, 12), seed=1)
     words = ["train", "rish-linear", "--bids", tmp_path / "in", "--out", tmp_path, "--patch", "8"]
     run = CliRunner().invoke(app, [str(w) for w in words])
     assert run.exit_code == 0, run.output
     assert "lambda of orders 0, 2, 4" in run.output
     assert (tmp_path / "rish-linear-1.0.0.safetensors").exists()
+    about = json.loads((tmp_path / "rish-linear-1.0.0.json").read_text())["about"]
+    assert "Learned from the paired scans of in" in about

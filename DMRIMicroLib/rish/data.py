@@ -4,49 +4,43 @@ Features of both scans lie on the 3 T grid, on which the networks work; those of
 own finer grid, too, for super-resolution. They are those of harmonics that were resampled, as a
 scanner with such voxels would mix them, and not features resampled.
 
-Of the pairs of a folder the last tenth is held out of a training (`split`). Tests and benchmarks
-take pairs of other seeds: `TEST` added to the training's.
+Of the pairs of a folder those of the last tenth of the subjects are held out of a training
+(`split`). Tests and benchmarks take pairs of other seeds: `TEST` added to the training's.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from ..errors import Cancelled, InputError
+from ..errors import InputError
 from ..files import staged
-from ..io.bids import ScanFiles, scans_of, subjects
-from ..masking import brain_mask, onto_grid
-from ..scan import Scan
-from .features import ORDER, Harmonics, harmonics
-from .grid import edges_of, regridded, resampled
-from .units import Setting, Units
+from .features import Harmonics
+from .grid import edges_of, resampled
+from .units import Units
 
 SUFFIX = ".safetensors"
 
 HELD_OUT = 0.1
-"""Share of the pairs that no training step sees."""
+"""Share of the subjects whose pairs no training step sees."""
 
 TEST = 5_000_000
 """Added to the seed of a training: pairs of tests and benchmarks."""
 
-SESSIONS = ("3T", "7T")
-"""Labels of the sessions in a data set of pairs."""
+SUBJECT = "sub-{}.json"
+"""File beside the pairs of one's own scans, for each subject whose pairs are all there."""
 
-BRAIN = 0.4
-"""Least share of brain in a patch."""
-
-OVERLAP = 0.7
-"""Dice coefficient of two brain masks below which the scans were not registered (chosen)."""
+ORIGIN = "pairs.json"
+"""File that tells what the pairs of a folder are of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,11 +107,62 @@ def pairs_in(folder: Path) -> list[Path]:
 
 
 def split(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Return pairs to learn from, and the last tenth, held out."""
-    out = math.ceil(HELD_OUT * len(files))
+    """Return pairs to learn from, and those of the last tenth of the subjects, held out.
+
+    Every simulated pair is a subject of its own.
+    """
+    of: dict[str, list[Path]] = {}
+    for file in files:
+        of.setdefault(_whose(file), []).append(file)
     if len(files) < 2:
         raise InputError(f"there are {len(files)} pairs", "Two are the least; make more.")
-    return list(files[:-out]), list(files[-out:])
+    if len(of) < 2:
+        raise InputError(
+            "all pairs are of one subject",
+            "Two are the least: one is held out, to tell how well the others' teach.",
+            file=files[0].parent,
+        )
+    known = len(of) - math.ceil(HELD_OUT * len(of))
+    parts = list(of.values())
+    return [f for part in parts[:known] for f in part], [f for part in parts[known:] for f in part]
+
+
+def _whose(file: Path) -> str:
+    """Tell which pairs are of the same subject."""
+    label = file.stem.removeprefix("pair-").rpartition("-")[0]
+    return label if (file.parent / SUBJECT.format(label)).exists() else file.name
+
+
+def remember(folder: Path, origin: Mapping[str, Any]) -> None:
+    """Write down what the pairs of a folder are of, or refuse to put others beside them.
+
+    Parameters
+    ----------
+    folder : path
+    origin : mapping
+        JSON values: source, voxels along an edge ("patch") and what else tells pairs apart.
+    """
+    file, told = folder / ORIGIN, json.loads(json.dumps(dict(origin)))
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+    else:  # made before folders told of it
+        before = dict(told)
+        for there in sorted(folder.glob(f"pair-*{SUFFIX}"))[:1]:
+            before["patch"] = load_pair(there).low.shape[-1]
+    if names := [k for k in {**before, **told} if before.get(k) != told.get(k)]:
+        both = (f"{k} is {_short(before.get(k))}, not {_short(told.get(k))}" for k in names)
+        raise InputError(
+            f"the folder has other pairs: {'; '.join(both)}",
+            "Name another folder for the pairs (--pairs), or ask for those that are there.",
+            file=folder,
+        )
+    if not file.exists():
+        with staged(folder) as stage:
+            (stage / ORIGIN).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def _short(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +185,9 @@ class Look:
         own = self.harmonics
         if shape == tuple(self.mask.shape) and np.allclose(affine, self.affine, atol=1e-4):
             return own.rish(), self.mask
-        weighted, b0 = resampled(
-            torch.cat([own.weighted, own.b0[None]]), self.affine, affine, shape
-        ).split([len(own.weighted), 1])
-        brain = resampled(self.mask[None].float(), self.affine, affine, shape)[0] >= 0.5
-        return Harmonics(weighted, b0[0], own.order, own.dark).rish(), brain
+        parts = own.weighted, own.b0[None], self.mask[None].float()
+        weighted, b0, brain = (resampled(v, self.affine, affine, shape) for v in parts)
+        return Harmonics(weighted, b0[0], own.order, own.dark).rish(), brain[0] >= 0.5
 
 
 def paired(
@@ -161,109 +204,3 @@ def paired(
     mask = mask & other
     edges = (edges_of(grid[0])[0], edges_of(fine[0])[0])
     return Pair(low * mask, high * mask, best * fine_mask, mask, fine_mask, edges)
-
-
-def look_at(scan: Scan, setting: Setting | None = None) -> Look:
-    """Fit harmonics to the shell of a scan that networks look at."""
-    setting = setting or Setting()
-    scan = brain_mask(scan)
-    shell = scan.acquisition.shell(setting.b)
-    volumes = np.sort(np.r_[np.flatnonzero(scan.acquisition.is_b0), shell.indices])
-    signal = torch.from_numpy(np.nan_to_num(np.moveaxis(scan.volumes(volumes), -1, 0)))
-    made = harmonics(signal, scan.acquisition.subset(volumes), setting.b, ORDER)
-    return Look(made, torch.from_numpy(np.array(scan.mask)), scan.affine)
-
-
-def patches(first: Look, second: Look, patch: int) -> Iterator[Pair]:
-    """Cut two looks at one head, in one space, into pairs of patches that do not overlap."""
-    seen = onto_grid(second.mask.numpy(), second.affine, tuple(first.mask.shape), first.affine)
-    own = first.mask.numpy()
-    dice = 2 * float((seen & own).sum()) / float(seen.sum() + own.sum())
-    if dice < OVERLAP:
-        raise InputError(
-            f"the brains of the two scans overlap by {dice:.2f} only (Dice)",
-            "Register the 7 T scan to the 3 T scan first.",
-        )
-    edge = float(np.prod(edges_of(second.affine))) ** (1 / 3)
-    corners = np.argwhere(own).min(0)
-    for start in np.ndindex(*(-(-(np.argwhere(own).max(0) + 1 - corners) // patch))):
-        corner = corners + patch * np.array(start)
-        box = tuple(slice(int(c), int(c) + patch) for c in corner)
-        if float(own[box].sum()) < BRAIN * patch**3:
-            continue
-        affine = first.affine.copy()
-        affine[:3, 3] += first.affine[:3, :3] @ corner
-        shape = (patch,) * 3
-        fine_affine, fine_shape, _ = regridded(affine, shape, edge)
-        yield paired(first, second, (affine, shape), (fine_affine, fine_shape))
-
-
-def from_bids(
-    source: Path,
-    folder: Path,
-    patch: int = 32,
-    setting: Setting | None = None,
-    progress: Callable[[float, str], None] = lambda share, text: None,
-    cancelled: Callable[[], bool] = lambda: False,
-) -> list[Path]:
-    """Make patches of one's own paired scans, what is there already left as it is.
-
-    Parameters
-    ----------
-    source : path
-        BIDS data set with ``sub-*/ses-3T/dwi`` and ``sub-*/ses-7T/dwi``, preprocessed, both in one
-        space: the 7 T scan registered to the 3 T scan.
-    folder : path
-        For the patches.
-    patch : int
-        Voxels of the 3 T scan along each edge.
-    setting : Setting, optional
-        Which shell is taken.
-    progress, cancelled
-        As of `fitting.fit`; patches that are whole stay.
-
-    Returns
-    -------
-    list of path
-        Subject by subject, so that those held out (`split`) are of the last ones.
-    """
-    labels = [s for s in subjects(source, "bids") if _sessions(source, s)]
-    if not labels:
-        raise InputError(
-            f"no subject has the sessions {' and '.join(f'ses-{s}' for s in SESSIONS)}",
-            "Name them so; each with a dwi folder.",
-            file=source,
-        )
-    for number, label in enumerate(labels):
-        progress(number / len(labels), f"sub-{label}")
-        if cancelled():
-            raise Cancelled("Stopped; the pairs that are there stay.")
-        done = folder / f"sub-{label}.json"
-        if done.exists():
-            continue
-        first, second = (look_at(f.load(), setting) for f in _sessions(source, label))
-        count = 0
-        for pair in patches(first, second, patch):
-            save_pair(pair, folder / f"pair-{label}-{count:05d}{SUFFIX}")
-            count += 1
-        with staged(folder) as stage:
-            (stage / done.name).write_text(json.dumps({"patches": count}) + "\n")
-    progress(1.0, "Done")
-    return pairs_in(folder)
-
-
-def _sessions(source: Path, label: str) -> tuple[ScanFiles, ...]:
-    """Return a subject's scans of both sessions, or none."""
-    found: dict[str | None, ScanFiles] = {}
-    for files in scans_of(source, "bids", label):
-        if isinstance(files, InputError):
-            raise files
-        if files.session in SESSIONS:
-            if files.session in found:
-                raise InputError(
-                    f"sub-{label} has two scans of ses-{files.session}",
-                    "Put them together, or take one away.",
-                    file=files.image,
-                )
-            found[files.session] = files
-    return tuple(found[s] for s in SESSIONS) if len(found) == len(SESSIONS) else ()

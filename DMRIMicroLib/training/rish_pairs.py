@@ -22,7 +22,7 @@ from ..brain.scanner import Scanner
 from ..brain.simulate import generator_for
 from ..errors import Cancelled
 from ..fitting.threads import one_thread_each
-from ..rish.data import SUFFIX, Look, Pair, paired, save_pair
+from ..rish.data import SUFFIX, Look, Pair, paired, remember, save_pair
 from ..rish.features import harmonics
 from ..rish.units import Setting
 from .pairs import PairConfig, draw_pair, machine
@@ -112,6 +112,7 @@ def make_pairs(
     """
     config = config or FeatureConfig()
     folder.mkdir(parents=True, exist_ok=True)
+    remember(folder, _origin(anatomies, config))
     files = [folder / f"pair-{seed}-{k:05d}{SUFFIX}" for k in range(count)]
     missing = [k for k in range(count) if not files[k].exists()]
     done = count - len(missing)
@@ -141,6 +142,18 @@ def make_pairs(
             crew.shutdown(cancel_futures=True)
             raise
     return files
+
+
+def _origin(anatomies: Sequence[str], config: FeatureConfig) -> dict[str, object]:
+    """Tell what pairs are of; their seed is in their names."""
+    return {
+        "source": "simulated",
+        "of": [Path(name).stem for name in anatomies],
+        "patch": config.patch,
+        "b": config.setting.b,
+        "clean": config.clean,
+        "scans": [acq.describe() for _, acq in (config.pairs.first, config.pairs.second)],
+    }
 
 
 _heads: list[Anatomy] = []
