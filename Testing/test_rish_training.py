@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rish_tiny import AUTOENCODER, DENOISER, blob
+from rish_tiny import AUTOENCODER, DENOISER, blob, stirred
 from typer.testing import CliRunner
 
 pytest.importorskip("lightning_fabric")
@@ -13,10 +13,11 @@ pytest.importorskip("monai")
 
 from DMRIMicroLib.errors import Cancelled, InputError
 from DMRIMicroLib.rish.data import Pair, load_pair, save_pair
+from DMRIMicroLib.rish.ldm import LatentDiffusion, Sampling
 from DMRIMicroLib.rish.methods import KINDS, build, load_method
 from DMRIMicroLib.rish.superres import SuperResolution
 from DMRIMicroLib.rish.units import Setting, Units
-from DMRIMicroLib.training import rish, rish_latent, rish_measure
+from DMRIMicroLib.training import rish, rish_latent, rish_measure, rish_recipe
 from DMRIMicroLib.training.recipe import ROOM
 from DMRIMicroLib.training.rish_recipe import read_rish
 from DMRIMicroLib.training.rish_run import Run
@@ -156,7 +157,7 @@ def test_a_method_is_trained_and_loaded(kind, files, tmp_path):
     assert card_file.name == f"{kind}-1.2.0.json"
     assert card.kind == kind
     assert card.training["recipe"]["kind"] == kind
-    assert Setting.read(card.data) == Setting()
+    assert Setting.read(card.data) == Setting(patch=EDGE)
     (measured,) = card.metrics.values()
     assert all(len(row) == 3 for row in measured.values())
     assert told[-1] == 1
@@ -170,7 +171,7 @@ def test_a_method_is_trained_and_loaded(kind, files, tmp_path):
     assert fine.shape == (3, 11, 7, 13)
     assert method.random == (kind == "rish-ldm")
     if not method.random:
-        assert torch.equal(method.features(low, torch.Generator().manual_seed(0)), made)
+        assert torch.equal(method.features(low, lambda shape: torch.ones(shape)), made)
     assert method.provenance["name"] == f"{kind}-1.2.0"
 
 
@@ -241,6 +242,98 @@ def test_the_way_of_sampling_is_chosen_on_pairs_held_out(files, tmp_path):
     assert card.data["sampling"]["depth"] == list(best.depth)
     written = json.loads((tmp_path / rish_latent.SAMPLING).read_text())
     assert written["curve"] == curve
+    (told,) = card.metrics
+    assert "on which guidance and noise level were chosen, too" in told  # one pair is held out
+    about = "3 T scan at b = 1000 s/mm2 would be at 7 T, on voxels of 1.25 mm"
+    assert about in card.about
+
+
+def test_pairs_that_tell_errors_are_not_those_that_guidance_was_chosen_on(files, tmp_path):
+    def run(choosing, held_out):
+        recipe = tiny("rish-ldm", choosing=choosing)
+        quiet = lambda *told: None, lambda: False
+        return Run(recipe, tmp_path, files[:1], files[-held_out:], Setting(), *quiet)
+
+    assert (run(8, 1).choosing, run(8, 1).judging) == (files[-1:], files[-1:])
+    assert (run(8, 4).choosing, run(8, 4).judging) == (files[-4:-2], files[-2:])
+    assert (run(1, 4).choosing, run(1, 4).judging) == (files[-4:-3], files[-3:])
+    assert "others than those" in rish._measured_on(run(8, 4))
+    assert rish._measured_on(run(8, 1)).endswith("too good")
+
+
+def test_a_card_tells_what_was_learned_from():
+    about = rish.about("cnn", Setting(b=2000.0, edges=(1.5, 1.2)), "simulated from one, two")
+    assert "b = 2000 s/mm2" in about
+    assert "voxels of 1.5 mm" in about
+    assert "to 1.2 mm" in about
+    assert "simulated pairs only (heads: one, two)" in about
+    assert "the paired scans of my-study" in rish.about("cnn", Setting(), "my-study")
+
+
+def untaught_ldm(seed=0):
+    torch.manual_seed(seed)
+    network = stirred(LatentDiffusion(AUTOENCODER, DENOISER)).eval()
+    network.low.begin(blob(2, (8, 8, 8)), 0)
+    network.high.load_state_dict(network.low.state_dict())
+    return network
+
+
+def test_a_search_that_was_stopped_goes_on_and_comes_to_the_same_curve(
+    files, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(rish_measure, "DEPTHS", (0.1, 0.25))
+    network, units, asked = untaught_ldm(), Units(), []
+    given, up = network.sampling, network.up
+    monkeypatch.setattr(network, "up", lambda *a: asked.append(a[1]) or up(*a))
+
+    def search(name, tell=lambda done, count: None, chosen=files[:3]):
+        read = rish_measure.middles(pairs_of(units), 8)
+        return rish_measure.choose(network, chosen, read, units, tmp_path / name, tell)
+
+    sampling, whole = search("whole.json")
+    assert asked == [0.1, 0.25]  # once for each noise level, of all pairs together
+    assert len({tuple(row["nmse"]) for row in whole}) > 1
+    assert (sampling.steps, network.sampling) == (given.steps, given)
+    told = []
+
+    def stop(done, count):
+        told.append((done, count))
+        if len(told) == 2:
+            raise Cancelled("Stopped.")
+
+    with pytest.raises(Cancelled):
+        search("parts.json", stop)
+    assert told == [(0, 4), (1, 4)]
+    kept = json.loads((tmp_path / "parts.json").read_text())["rows"]
+    assert kept == whole[:2]
+    told.clear()
+    assert search("parts.json", lambda *told_: told.append(told_)) == (sampling, whole)
+    assert told[:2] == [(1, 4), (2, 4)]
+    asked.clear()
+    assert search("parts.json") == (sampling, whole)
+    assert not asked  # nothing was left to do
+    search("parts.json", chosen=files[3:])
+    assert asked == [0.1, 0.25]  # rows of other pairs do not count
+
+
+def test_the_rows_of_a_search_are_what_the_network_says(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(rish_measure, "DEPTHS", (0.1,))
+    monkeypatch.setattr(rish_measure, "STEPS", 50)
+    network, units, read = untaught_ldm(), Units(), pairs_of(Units())
+    curve = rish_measure.choose(network, files[:3], read, units, tmp_path / "curve.json")[1]
+    for row in curve:
+        way = {name: (row[name],) * 3 for name in ("guidance", "depth")}
+        network.sampling = Sampling(**way, detail=row["detail"])
+        said = rish_measure.nmse(lambda low: network(low[None])[0], files[:3], read, units)
+        assert row["nmse"] == pytest.approx(said, rel=1e-3, abs=2e-5)
+
+
+def test_the_middle_of_a_pair_is_shown(files):
+    low, high, mask = rish_measure.middles(pairs_of(Units()), 4)(files[0])
+    whole = pairs_of(Units())(files[0])
+    assert (low.shape, mask.shape) == ((3, 4, 4, 4), (4, 4, 4))
+    assert torch.equal(high, whole[1][:, 2:6, 2:6, 2:6])
+    assert rish_measure.middles(pairs_of(Units()), 32)(files[0])[0].shape == (3, EDGE, EDGE, EDGE)
 
 
 def test_the_best_way_is_that_of_each_order():
@@ -269,12 +362,15 @@ def test_the_command_trains_on_pairs_that_are_there(files, tmp_path, monkeypatch
     from DMRIMicroLib import cli_train_rish
     from DMRIMicroLib.cli_train import train
 
+    preset = replace(read_rish("rish-cnn", "cpu"), patch=EDGE)
     monkeypatch.setattr(cli_train_rish, "heads", lambda text: ["small"])
+    monkeypatch.setattr(rish_recipe, "read_rish", lambda kind, name: preset)
     given = ["--pairs", str(files[0].parent), "--count", "6", "--steps", "1", "--progress", "none"]
     made = CliRunner().invoke(train, ["rish-cnn", "--out", str(tmp_path), *given])
     assert made.exit_code == 0, made.output
     card = read_card(tmp_path / "rish-cnn-1.0.0.json")
     assert card.training["recipe"]["data"] == "simulated from small"
+    assert "simulated pairs only (heads: small)" in card.about
     assert card.training["recipe"]["stages"]["method"]["steps"] == 1
 
 

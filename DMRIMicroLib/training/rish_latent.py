@@ -9,16 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from ..brain.simulate import generator_for
+from ..errors import Cancelled
 from ..files import staged
 from ..rish.diffusion import HIGH, LOW, Denoiser, denoiser_loss
 from ..rish.ldm import LatentDiffusion, Sampling
 from ..rish.vqvae import Autoencoder, autoencoder_loss
-from .rish_measure import choose
+from .rish_measure import choose, middles
 from .rish_run import Run
 from .rish_stream import Patches
 
 SAMPLING = "sampling.json"
 """File of the way of sampling that was chosen, and of the curve."""
+
+CURVE = "curve.json"
+"""File of the ways that were tried so far."""
 
 SETTLING = 16
 """Examples that tell where codes start and what the unit of latents is."""
@@ -34,16 +38,28 @@ def train_latent(run: Run) -> tuple[LatentDiffusion, dict[str, Any]]:
     network.denoiser = train_denoiser(run, network)
     file = run.folder / SAMPLING
     if not file.exists():
-        run.progress(0.75, "Choosing guidance and noise level")
         network.to(run.device)
-        files = run.held_out[: recipe.choosing]
-        chosen, curve = choose(network, files, run.read, run.setting.units)
+        chosen, curve = _chosen(run, network)
         with staged(run.folder) as stage:
             told = {"sampling": chosen.told(), "curve": curve}
             (stage / SAMPLING).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     told = json.loads(file.read_text(encoding="utf-8"))
     network.sampling = Sampling.read(told["sampling"])
     return network.cpu(), told
+
+
+def _chosen(run: Run, network: LatentDiffusion) -> tuple[Sampling, list[dict]]:
+    """Choose guidance, noise level and detail; what was tried stays in the folder."""
+    # as `Run.learn` counts: super-resolution, the last stage, comes after
+    share = (len(run.recipe.stages) - 1) / len(run.recipe.stages)
+
+    def tell(done: int, count: int) -> None:
+        run.progress(share, f"guidance and noise level: {done} of {count} tried")
+        if run.cancelled():
+            raise Cancelled("Stopped; the same command goes on from here.")
+
+    read = middles(run.read, run.setting.patch)
+    return choose(network, run.choosing, read, run.setting.units, run.folder / CURVE, tell)
 
 
 def train_autoencoder(run: Run, stage: str, start: dict[str, Tensor] | None) -> Autoencoder:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..files import staged
 from ..rish.blocks import CHANNELS
 from ..rish.ldm import LatentDiffusion, Sampling
 from ..rish.units import Units
@@ -19,6 +23,12 @@ GUIDANCES = (0.0, 1.0, 2.0, 4.0)
 
 DEPTHS = (0.1, 0.25, 0.5)
 """Noise levels that are tried, as shares of all times; a quarter is usual."""
+
+STEPS = 20
+"""Of DDIM over all times while ways are compared (chosen); samples are made with more."""
+
+TOGETHER = 8
+"""Pairs that go through the networks at a time."""
 
 
 def squares(said: Tensor, wanted: Tensor, mask: Tensor, units: Units) -> Tensor:
@@ -41,42 +51,143 @@ def nmse(
     return _ratio(totals)
 
 
-@torch.no_grad()
+def middles(read: Read, edge: int) -> Read:
+    """Return what reads the middle of a pair: a cube of the size that networks learned from."""
+
+    def middle(file: Path) -> tuple[Tensor, Tensor, Tensor]:
+        low, high, mask = read(file)
+        starts = [max(0, (n - edge) // 2) for n in mask.shape]
+        box = (..., *(slice(start, start + edge) for start in starts))
+        return low[box], high[box], mask[box]
+
+    return middle
+
+
 def choose(
     network: LatentDiffusion,
     files: Sequence[Path],
     read: Read,
     units: Units,
-    tell: Callable[[float], None] = lambda share: None,
+    kept: Path,
+    tell: Callable[[int, int], None] = lambda done, count: None,
 ) -> tuple[Sampling, list[dict]]:
     """Choose guidance, noise level and detail on pairs that no training step saw.
+
+    Encodings go up to each noise level once: on the way up there is no guidance.
+
+    Parameters
+    ----------
+    network : LatentDiffusion
+    files, read, units
+        Of the pairs.
+    kept : path
+        File of the rows that are known; what it lacks is found and added, row by row.
+    tell : callable
+        Gets the ways that were tried and those in all, after each; what it raises stops the work.
 
     Returns
     -------
     Sampling
         The best of the tried ones: guidance and depth order by order, detail for all.
     list of dict
-        The curve: guidance, depth, detail and NMSE of each order.
+        The curve: guidance, depth, detail and NMSE of each order, with `STEPS` of DDIM.
     """
-    network = network.eval()
-    device = next(network.parameters()).device
-    curve = []
-    tried = [(w, d) for d in DEPTHS for w in GUIDANCES]
-    for number, (guidance, depth) in enumerate(tried):
-        totals = torch.zeros(2, 2, CHANNELS, dtype=torch.float64)
-        for file in files:
-            low, high, mask = read(file)
-            given = low.float().to(device)[None]
-            encoded = network.low.encode(given)
-            made = network.high.decode(network.translate(encoded, guidance, depth))
-            detailed = given + made - network.low.decode(encoded)
-            for row, said in zip(totals, (made, detailed), strict=True):
-                row += squares(said[0].cpu(), high.float(), mask, units)
-        for detail, row in zip((False, True), totals, strict=True):
-            told = {"guidance": guidance, "depth": depth, "detail": detail}
-            curve.append(told | {"nmse": _ratio(row)})
-        tell((number + 1) / len(tried))
-    return best_of(curve, network.sampling), curve
+    given, network.sampling = network.sampling, replace(network.sampling, steps=STEPS)
+    try:
+        curve = _curve(network.eval(), files, read, units, kept, tell)
+    finally:
+        network.sampling = given
+    return best_of(curve, given), curve
+
+
+@torch.no_grad()
+def _curve(
+    network: LatentDiffusion,
+    files: Sequence[Path],
+    read: Read,
+    units: Units,
+    kept: Path,
+    tell: Callable[[int, int], None],
+) -> list[dict]:
+    """Find the rows that are not known yet; return all."""
+    of = {"pairs": [file.name for file in files], "steps": STEPS, "network": _digest(network)}
+    rows = _known(kept, of)
+    count, looks = len(DEPTHS) * len(GUIDANCES), None
+    tell(len(rows) // 2, count)
+    for depth in DEPTHS:
+        known = {row["guidance"] for row in rows if row["depth"] == depth}
+        missing = [guidance for guidance in GUIDANCES if guidance not in known]
+        if not missing:
+            continue
+        looks = looks or _looks(network, files, read)
+        ups = [network.up(part.encoded, depth) for part in looks]
+        for guidance in missing:
+            rows += _rows(network, zip(looks, ups, strict=True), guidance, depth, units)
+            with staged(kept.parent) as stage:
+                text = json.dumps({"of": of, "rows": rows}, indent=1) + "\n"
+                (stage / kept.name).write_text(text, encoding="utf-8")
+            tell(len(rows) // 2, count)
+    return rows
+
+
+def _known(kept: Path, of: dict) -> list[dict]:
+    """Read the rows of a file; those of other pairs, steps or weights do not count."""
+    if not kept.exists():
+        return []
+    told = json.loads(kept.read_text(encoding="utf-8"))
+    return told["rows"] if told["of"] == of else []
+
+
+def _digest(network: LatentDiffusion) -> str:
+    """Fingerprint of a network's weights."""
+    told = hashlib.sha256()
+    for value in network.state_dict().values():
+        told.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return told.hexdigest()
+
+
+class _Looks(NamedTuple):
+    """Some pairs: features (b, 3, x, y, z), masks (b, x, y, z), encodings, what is left of them."""
+
+    given: Tensor
+    wanted: Tensor
+    mask: Tensor
+    encoded: Tensor
+    again: Tensor
+
+
+@torch.no_grad()
+def _looks(network: LatentDiffusion, files: Sequence[Path], read: Read) -> list[_Looks]:
+    """Read pairs and encode them, some at a time."""
+    device, out = next(network.parameters()).device, []
+    for first in range(0, len(files), TOGETHER):
+        rows = [read(file) for file in files[first : first + TOGETHER]]
+        low, high, mask = (torch.stack(v) for v in zip(*rows, strict=True))
+        given = low.float().to(device)
+        encoded = network.low.encode(given)
+        out.append(_Looks(given, high.float(), mask, encoded, network.low.decode(encoded)))
+    return out
+
+
+def _rows(
+    network: LatentDiffusion,
+    looks: Iterable[tuple[_Looks, Tensor]],
+    guidance: float,
+    depth: float,
+    units: Units,
+) -> list[dict]:
+    """Measure one guidance and noise level, without detail and with it."""
+    totals = torch.zeros(2, 2, CHANNELS, dtype=torch.float64)
+    for part, up in looks:
+        made = network.high.decode(network.down(up, guidance, depth))
+        for row, said in zip(totals, (made, part.given + made - part.again), strict=True):
+            for one in zip(said.cpu(), part.wanted, part.mask, strict=True):
+                row += squares(*one, units)
+    told = {"guidance": guidance, "depth": depth}
+    return [
+        told | {"detail": detail, "nmse": _ratio(row)}
+        for detail, row in zip((False, True), totals, strict=True)
+    ]
 
 
 def best_of(curve: Sequence[dict], sampling: Sampling | None = None) -> Sampling:

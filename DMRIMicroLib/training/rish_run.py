@@ -51,6 +51,16 @@ class Run:
         """Of the training."""
         return torch.device(self.recipe.every.get("accelerator", "cpu"))
 
+    @property
+    def choosing(self) -> list[Path]:
+        """Pairs held out on which a way of sampling is chosen: half of them at most."""
+        return self.held_out[: min(self.recipe.choosing, max(1, len(self.held_out) // 2))]
+
+    @property
+    def judging(self) -> list[Path]:
+        """Pairs held out on which nothing is chosen, of every method alike; one pair is both."""
+        return self.held_out[len(self.choosing) :] or self.held_out
+
     def stream(self, stage: str, files: Sequence[Path] | None = None, read: Read | None = None):
         """Return the examples of a stage."""
         recipe = self.recipe
