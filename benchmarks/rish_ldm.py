@@ -3,171 +3,114 @@
 `python3 run.py bench rish_ldm NAME=WEIGHTS ...` writes benchmarks/results/rish_ldm.json; names are
 free, e.g. ldm=run/rish-ldm-1.0.0.safetensors, "ldm, 7 T from scratch"=..., cnn=... Interpolation is
 always among them. Each pair is one piece of one head in the Human Connectome Project's two
-scanners, b = 1000 s/mm2; each method is asked through `DMRIMicroLib.enhance`, and its scan compared
-with that of the 7 T scanner, as measured and free of noise, on its grid:
+scanners; each method is asked through `DMRIMicroLib.enhance`. Heads are those that trainings do
+not have: weights that come with the library learned from the icbm-* heads, pairs here are of the
+sri24-* ones (`--anatomies`), and their seed is that of no training (`rish.data.TEST`). Parts
+(`--parts`):
 
-- NMSE and SSIM (3-D) of the RISH features of orders 0, 2, 4 and of FA, mean and standard deviation
-  over pairs, within the brain;
-- the same without super-resolution: enhanced on the 3 T grid, then interpolated (B-splines);
-- seconds of a pair; and identities: what "interpolate" changes of a scan whose grid is kept.
+- table: NMSE and SSIM (3-D) of the RISH features of orders 0, 2, 4 and of FA against the 7 T scan,
+  free of noise and as measured, on its grid; with super-resolution, and without: enhanced on the
+  3 T grid, then interpolated (B-splines). Voxels are the same for all methods and both ways: those
+  that both scans show as brain. Seconds of a pair; and what "interpolate" changes of a scan whose
+  grid is kept (identity).
+- directions: change of the principal direction on the scan's own grid, where FA is above 0.3.
+- downstream: errors of FA, V1 (where FA is above 0.3), NDI and ODI against the 7 T scan free of
+  noise, of enhanced scans with b = 1000 and 2000 s/mm2, beside those of the 7 T scan as measured.
+- lesion: contrast of a tumour, an acute stroke, a demyelination to the tissue around in FA, MD and
+  RISH, beside that of the 7 T scan: whether a method that saw none invents or loses any.
 
-`--pairs` and `--patch` tell how many pairs of how many voxels, `--anatomies` names the heads,
-`--seed` is that of the trainings.
+`--pairs`, `--downstream` and `--lesions` tell how many pairs each part has, `--patch` their voxels,
+`--voxels` to how many of a pair NODDI is fitted, `--seed` is that of the trainings, `--workers` the
+number of processes of one thread, `--name` that of the file. Every pair is written when it is
+done; the same command takes up what was stopped, another one begins anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 
 import numpy as np
-from _common import Results, clock, rounded
+from _common import Results, rounded
+from _rish import PARTS
+from _rish_pairs import Asked
 
-PLAIN = "interpolate"
-METRICS = ("RISH_L0", "RISH_L2", "RISH_L4", "FA")
-SHARPENED, WITHOUT = "with super-resolution", "without super-resolution"
-
-SSIM_SIGMA, SSIM_K = 1.5, (0.01, 0.03)
-"""Window [voxels] and constants of Z. Wang et al., IEEE Trans. Image Process. 13 (2004) 600-612."""
+HEADS = "sri24-afni,sri24-dsistudio,sri24-niivue,sri24-tractseg"
+RAW, ASKED = "pairs", "asked"
 
 
-def pair(heads: list, seed: int, number: int, patch: int):
-    """Return a 3 T scan, and the 7 T scan as measured and free of noise."""
-    import torch
-
-    from DMRIMicroLib.brain.simulate import generator_for
-    from DMRIMicroLib.rish.data import TEST
-    from DMRIMicroLib.training.pairs import PairConfig, draw_pair
-    from DMRIMicroLib.training.rish_pairs import shell_machine
-
-    machines = [shell_machine(name, 1000.0) for name in ("hcp3t", "hcp7t")]
-    config = PairConfig(patch=(patch,) * 3, first=machines[0], second=machines[1])
-    generator = generator_for(seed + TEST, f"RISH pair {number}")
-    low, high = draw_pair(heads, generator, config, torch.device("cpu"))
-    return scan_of(low, low.signal), scan_of(high, high.signal), scan_of(high, high.clean)
-
-
-def scan_of(batch, signal):
-    """Turn the one subject of a batch into a scan."""
-    from DMRIMicroLib.scan import Scan
-
-    data = np.ascontiguousarray(np.moveaxis(signal[0].numpy(), 0, -1))
-    return Scan(data, batch.affine[0].numpy(), batch.acquisition, batch.mask[0].numpy())
-
-
-def images(scan) -> np.ndarray:
-    """Return what is compared: (4, x, y, z)."""
-    import DMRIMicroLib as dm
-    from DMRIMicroLib.rish.data import look_at
-
-    rish = look_at(scan).harmonics.rish().numpy()
-    fa = np.nan_to_num(dm.fit(scan, "dti")["FA"].data)
-    return np.concatenate([rish, fa[None]]).astype(np.float64)
-
-
-def nmse(said: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
-    """Squared errors over squared truth, both summed over a mask."""
-    return float(((said - truth)[mask] ** 2).sum() / (truth[mask] ** 2).sum())
-
-
-def ssim(said: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
-    """Structural similarity in 3-D, mean over a mask; the range is that of the truth there."""
-    from scipy.ndimage import gaussian_filter
-
-    def blur(image: np.ndarray) -> np.ndarray:
-        return gaussian_filter(image, SSIM_SIGMA, truncate=3.5)
-
-    extent = float(truth[mask].max() - truth[mask].min())
-    one, two = ((k * extent) ** 2 for k in SSIM_K)
-    a, b = said * mask, truth * mask
-    mean_a, mean_b = blur(a), blur(b)
-    var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
-    both = blur(a * b) - mean_a * mean_b
-    index = (2 * mean_a * mean_b + one) * (2 * both + two)
-    index /= (mean_a**2 + mean_b**2 + one) * (var_a + var_b + two)
-    return float(index[mask].mean())
-
-
-def enhanced(scan, weights: str | None, target, way: str):
-    """Enhance a scan on the grid of the 7 T scan, with or without super-resolution."""
-    import DMRIMicroLib as dm
-
-    method = "auto" if weights else PLAIN
-    if way == SHARPENED:
-        return dm.enhance(scan, method, "7T", weights=weights).scan
-    return finer(dm.enhance(scan, method, "keep", weights=weights).scan, target)
-
-
-def finer(scan, target):
-    """Bring a scan to the finer grid about the same middle by cubic B-splines."""
-    import torch
-
-    from DMRIMicroLib.rish.grid import resized
-    from DMRIMicroLib.scan import Scan
-
-    factors = tuple(a / b for a, b in zip(scan.voxel_size, target.voxel_size, strict=True))
-    data = torch.from_numpy(np.moveaxis(np.asarray(scan.signal), -1, 0).copy())
-    made = np.moveaxis(resized(data, factors, target.shape).numpy(), 0, -1)
-    return Scan(made.clip(min=0), target.affine, scan.acquisition, target.mask)
-
-
-def score(said: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> dict:
-    """NMSE and SSIM of each metric."""
-    out = {}
-    for name, a, b in zip(METRICS, said, truth, strict=True):
-        out[name] = {"NMSE": nmse(a, b, mask), "SSIM": ssim(a, b, mask)}
-    return out
-
-
-def summary(rows: list[dict]) -> dict:
-    """Mean and standard deviation over pairs of the same nested numbers."""
+def summary(rows: list) -> object:
+    """Mean and standard deviation over pairs of the same nested numbers; not all have all."""
     if isinstance(rows[0], dict):
-        return {key: summary([row[key] for row in rows]) for key in rows[0]}
+        keys = dict.fromkeys(key for row in rows for key in row)
+        return {key: summary([row[key] for row in rows if key in row]) for key in keys}
     spread = float(np.std(rows, ddof=1)) if len(rows) > 1 else 0.0
-    return {"mean": rounded(float(np.mean(rows))), "sd": rounded(spread)}
+    return {"mean": rounded(float(np.mean(rows))), "sd": rounded(spread), "pairs": len(rows)}
 
 
-def identity(scan) -> float:
-    """Largest change that a method that changes nothing makes to a scan whose grid is kept."""
-    import DMRIMicroLib as dm
+def opened(name: str, asked: Asked) -> Results:
+    """Open the results of the same question, or begin anew."""
+    files = {n: hashlib.sha256(Path(f).read_bytes()).hexdigest()[:12] for n, f in asked.weights}
+    told = {"weights": files, "anatomies": asked.anatomies, "seed": asked.seed}
+    told |= {"patch": asked.patch, "voxels": asked.voxels}
+    results = Results(name)
+    if results.content.get(ASKED) != told:
+        results = Results(name, fresh=True)
+        results.put(ASKED, value=told)
+    return results
 
-    made = dm.enhance(scan, PLAIN, "keep").scan
-    mask = np.asarray(scan.mask)
-    before, after = (np.asarray(s.signal)[mask] for s in (scan, made))
-    return float(np.abs(after - before).max() / before.max())
+
+def alone() -> None:
+    """Take one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def measure(results: Results, asked: Asked, counts: dict[str, int], workers: int) -> None:
+    """Measure what is missing, pair by pair, in several processes."""
+    todo = [(part, k) for part, count in counts.items() for k in range(count)]
+    todo = [(part, k) for part, k in todo if not results.has(RAW, part, str(k))]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=alone) as pool:
+        tasks = {pool.submit(PARTS[part], asked, k): (part, k) for part, k in todo}
+        try:
+            for task in as_completed(tasks):
+                part, k = tasks[task]
+                results.put(RAW, part, str(k), value=task.result())
+                results.put(part, value=summary(list(results.content[RAW][part].values())))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("weights", nargs="*", help="NAME=FILE")
+    parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--pairs", type=int, default=17)
+    parser.add_argument("--downstream", type=int, default=4)
+    parser.add_argument("--lesions", type=int, default=6)
     parser.add_argument("--patch", type=int, default=48)
-    parser.add_argument("--anatomies", default="small")
+    parser.add_argument("--voxels", type=int, default=2000)
+    parser.add_argument("--anatomies", default=HEADS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--name", default="rish_ldm")
     given = parser.parse_args(arguments)
-    from DMRIMicroLib.brain.ownscan import open_anatomy
-
-    heads = [open_anatomy(name) for name in given.anatomies.split(",")]
-    methods: dict[str, str | None] = {PLAIN: None}
-    methods |= dict(text.split("=", 1) for text in given.weights)
-    results = Results("rish_ldm", fresh=True)
-    rows: dict = {}
-    for number in range(given.pairs):
-        low, high, clean = pair(heads, given.seed, number, given.patch)
-        mask = np.asarray(high.mask)
-        truths = {"as measured": images(high), "free of noise": images(clean)}
-        for name, weights in methods.items():
-            for way in (SHARPENED, WITHOUT):
-                began = clock()
-                made = enhanced(low, weights, high, way)
-                wall, cpu = (clock() - began).tolist()
-                said = images(made)
-                told = {key: score(said, truth, mask) for key, truth in truths.items()}
-                told["time [s]"] = {"wall": wall, "CPU": cpu}
-                rows.setdefault(way, {}).setdefault(name, []).append(told)
-                results.put(way, name, value=summary(rows[way][name]))
-        results.put("pairs", value=number + 1)
-        results.put("identity", str(number), value=identity(low))
+    parts = given.parts.split(",")
+    if wrong := [p for p in parts if p not in PARTS] + [t for t in given.weights if "=" not in t]:
+        parser.error(f"{wrong[0]!r} is neither a part ({', '.join(PARTS)}) nor NAME=FILE")
+    weights = tuple(tuple(text.split("=", 1)) for text in given.weights)
+    asked = Asked(weights, given.anatomies, given.seed, given.patch, given.voxels)
+    counts = {"table": given.pairs, "directions": given.pairs}
+    counts |= {"downstream": given.downstream, "lesion": given.lesions}
+    chosen = {part: counts[part] for part in parts}
+    measure(opened(given.name, asked), asked, chosen, given.workers)
 
 
 if __name__ == "__main__":

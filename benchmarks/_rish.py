@@ -1,0 +1,206 @@
+"""One pair of simulated scans and what methods make of the 3 T one: the parts of rish_ldm.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from _common import clock
+from _rish_pairs import PLAIN, SHELL, SHELLS, Asked, Seen, lesioned, pair
+from scipy import ndimage
+
+MEASURED, CLEAN = "7 T as measured", "7 T free of noise"
+METRICS = ("RISH_L0", "RISH_L2", "RISH_L4", "FA")
+SHARPENED, WITHOUT = "with super-resolution", "without super-resolution"
+
+ANISOTROPIC = 0.3
+"""FA beyond which a fibre has a direction."""
+
+SSIM_SIGMA, SSIM_K = 1.5, (0.01, 0.03)
+"""Window [voxels] and constants of Z. Wang et al., IEEE Trans. Image Process. 13 (2004) 600-612."""
+
+LESIONS = ("tumour", "stroke_acute", "demyelination")
+"""Kinds by turns, pair by pair."""
+
+CONTRASTS = ("FA", "MD", "RISH_L0", "RISH_L2")
+NEAR, FAR = 1, 4
+"""The surround: from so many voxels beyond the lesion to so many."""
+
+FLUID = 1.5e-3
+"""Surround has a true mean diffusivity below [mm2/s]."""
+
+
+def enhanced(seen: Seen, weights: str | None, way: str = SHARPENED):
+    """Enhance the 3 T scan on the 7 T grid, with or without super-resolution; the common mask."""
+    import DMRIMicroLib as dm
+
+    method = "auto" if weights else PLAIN
+    if way == SHARPENED:
+        made = dm.enhance(seen.low, method, "7T", weights=weights).scan
+    else:
+        made = finer(dm.enhance(seen.low, method, "keep", weights=weights).scan, seen.high)
+    if made.shape != seen.high.shape or not np.allclose(made.affine, seen.high.affine, atol=1e-3):
+        raise RuntimeError(f"the enhanced scan does not lie on the 7 T grid: {made.shape}")
+    return made.with_mask(seen.mask)
+
+
+def finer(scan, target):
+    """Bring a scan to the finer grid about the same middle by cubic B-splines."""
+    import torch
+
+    from DMRIMicroLib.rish.grid import resized
+    from DMRIMicroLib.scan import Scan
+
+    factors = tuple(a / b for a, b in zip(scan.voxel_size, target.voxel_size, strict=True))
+    data = torch.from_numpy(np.moveaxis(np.asarray(scan.signal), -1, 0).copy())
+    made = np.moveaxis(resized(data, factors, target.shape).numpy(), 0, -1)
+    return Scan(made.clip(min=0), target.affine, scan.acquisition, target.mask)
+
+
+def tensors(scan) -> dict[str, np.ndarray]:
+    """Fit tensors to the volumes up to b = 1000: FA, MD and V1, 0 where there is no answer."""
+    import DMRIMicroLib as dm
+
+    few = np.flatnonzero(scan.acquisition.bvals < 1.25 * SHELL)
+    found = dm.fit(scan.select(few), "dti")
+    return {name: np.nan_to_num(np.asarray(found[name].data)) for name in ("FA", "MD", "V1")}
+
+
+def images(scan) -> dict[str, np.ndarray]:
+    """RISH features and tensors of a scan."""
+    from DMRIMicroLib.rish.own import look_at
+
+    rish = look_at(scan).harmonics.rish().numpy()
+    return dict(zip(METRICS, rish, strict=False)) | tensors(scan)
+
+
+def nmse(said: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
+    """Squared errors over squared truth, both summed over a mask."""
+    said, truth = said[mask].astype(np.float64), truth[mask].astype(np.float64)
+    return float(((said - truth) ** 2).sum() / (truth**2).sum())
+
+
+def ssim(said: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
+    """Structural similarity in 3-D, mean over a mask; the range is that of the truth there."""
+
+    def blur(image: np.ndarray) -> np.ndarray:
+        return ndimage.gaussian_filter(image, SSIM_SIGMA, truncate=3.5)
+
+    said, truth = said.astype(np.float64), truth.astype(np.float64)
+    extent = float(truth[mask].max() - truth[mask].min())
+    one, two = ((k * extent) ** 2 for k in SSIM_K)
+    a, b = said * mask, truth * mask
+    mean_a, mean_b = blur(a), blur(b)
+    var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
+    both = blur(a * b) - mean_a * mean_b
+    index = (2 * mean_a * mean_b + one) * (2 * both + two)
+    index /= (mean_a**2 + mean_b**2 + one) * (var_a + var_b + two)
+    return float(index[mask].mean())
+
+
+def degrees(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Angle between axes (n, 3) [degrees]: (n,)."""
+    return np.degrees(np.arccos(np.abs((one * other).sum(-1)).clip(max=1)))
+
+
+def table(asked: Asked, number: int) -> dict:
+    """NMSE and SSIM of RISH and FA, against both truths; seconds; what "interpolate" changes."""
+    import DMRIMicroLib as dm
+
+    seen = pair(asked, number)
+    truths = {CLEAN: images(seen.clean.with_mask(seen.mask))}
+    truths[MEASURED] = images(seen.high.with_mask(seen.mask))
+    out: dict = {SHARPENED: {}, WITHOUT: {}}
+    for name, weights in asked.methods.items():
+        for way, rows in out.items():
+            began = clock()
+            made = enhanced(seen, weights, way)
+            wall, cpu = (clock() - began).tolist()
+            said = images(made)
+            rows[name] = {key: score(said, truth, seen.mask) for key, truth in truths.items()}
+            rows[name]["time [s]"] = {"wall": wall, "CPU": cpu}
+    own = dm.enhance(seen.low, PLAIN, "keep").scan
+    before, after = (np.asarray(s.signal)[np.asarray(seen.low.mask)] for s in (seen.low, own))
+    return out | {"identity": float(np.abs(after - before).max() / before.max())}
+
+
+def score(said: dict, truth: dict, mask: np.ndarray) -> dict:
+    """NMSE and SSIM of each metric."""
+    parts = {"NMSE": nmse, "SSIM": ssim}
+    return {m: {k: f(said[m], truth[m], mask) for k, f in parts.items()} for m in METRICS}
+
+
+def directions(asked: Asked, number: int) -> dict:
+    """Change of the principal direction on the scan's own grid, where FA is above 0.3 [degrees]."""
+    import DMRIMicroLib as dm
+
+    seen, out = pair(asked, number), {}
+    before = tensors(seen.low)
+    where = np.asarray(seen.low.mask) & (before["FA"] > ANISOTROPIC)
+    for name, weights in asked.methods.items():
+        made = dm.enhance(seen.low, "auto" if weights else PLAIN, "keep", weights=weights).scan
+        change = degrees(tensors(made)["V1"][where], before["V1"][where])
+        out[name] = {"median": float(np.median(change)), "95 %": float(np.quantile(change, 0.95))}
+    return out
+
+
+def downstream(asked: Asked, number: int) -> dict:
+    """Errors of FA, V1, NDI and ODI against the 7 T scan free of noise, in some voxels."""
+    import DMRIMicroLib as dm
+
+    seen = pair(asked, number, SHELLS)
+    places = np.flatnonzero(seen.mask)
+    few = np.zeros(seen.mask.size, bool)
+    few[np.random.default_rng(number).permutation(places)[: asked.voxels]] = True
+    few = few.reshape(seen.mask.shape)
+
+    def maps(scan) -> dict[str, np.ndarray]:
+        scan = scan.with_mask(few)
+        noddi = dm.fit(scan, "noddi")
+        told = {name: np.asarray(noddi[name].data) for name in ("NDI", "ODI", "FWF")}
+        return {name: value[few] for name, value in (tensors(scan) | told).items()}
+
+    truth = maps(seen.clean)
+    out = {MEASURED: apart(maps(seen.high), truth)}
+    for name, weights in asked.methods.items():
+        out[name] = apart(maps(enhanced(seen, weights)), truth)
+    return out
+
+
+def apart(said: dict, truth: dict) -> dict[str, float]:
+    """Mean absolute errors, those of NODDI weighted by tissue; median angle of V1 [degrees]."""
+    fibre = truth["FA"] > ANISOTROPIC
+    out = {"FA": float(np.abs(said["FA"] - truth["FA"]).mean())}
+    out["V1 [degrees]"] = float(np.median(degrees(said["V1"][fibre], truth["V1"][fibre])))
+    for name in ("NDI", "ODI"):
+        known = np.isfinite(said[name] + truth[name] + truth["FWF"])
+        weight = 1 - truth["FWF"][known]
+        error = np.abs(said[name] - truth[name])[known]
+        out[name] = float((weight * error).sum() / weight.sum())
+    return out
+
+
+def lesion(asked: Asked, number: int) -> dict:
+    """Mean in a lesion less mean around it, by method, beside both 7 T scans; by kind."""
+    kind = LESIONS[number % len(LESIONS)]
+    seen = lesioned(asked, number, kind)
+    clean = images(seen.clean.with_mask(seen.mask))
+    inside = (seen.ill >= 0.5) & seen.mask
+    reach = [ndimage.binary_dilation(seen.ill > 0, iterations=n) for n in (NEAR, FAR)]
+    around = reach[1] & ~reach[0] & seen.mask & (clean["MD"] < FLUID)
+
+    def contrast(maps: dict) -> dict[str, float]:
+        return {m: float(maps[m][inside].mean() - maps[m][around].mean()) for m in CONTRASTS}
+
+    out = {CLEAN: contrast(clean), MEASURED: contrast(images(seen.high.with_mask(seen.mask)))}
+    for name, weights in asked.methods.items():
+        out[name] = contrast(images(enhanced(seen, weights)))
+    return {kind: out | {"voxels": {"lesion": int(inside.sum()), "around": int(around.sum())}}}
+
+
+PARTS: dict[str, Callable[[Asked, int], dict]] = {
+    "table": table,
+    "directions": directions,
+    "downstream": downstream,
+    "lesion": lesion,
+}

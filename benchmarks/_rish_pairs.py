@@ -1,0 +1,166 @@
+"""Pairs of scans that no training saw: one piece of one head at 3 T and at 7 T, maybe ill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+from _lesions import _grid
+
+PLAIN = "interpolate"
+
+SHELL, SHELLS = 1000.0, 2000.0
+"""Largest b-value of the scans: of RISH and tensors, and of NODDI [s/mm2]."""
+
+REACH = 16.0
+"""About it a lesion's thickest part is looked for [mm]."""
+
+COARSE, VOLUME, TRIES = 4.0, 1000.0, 40
+"""Grid on which a lesion is looked for [mm], its least volume [mm3], and subjects drawn at most."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured.
+
+    Attributes
+    ----------
+    weights : tuple of (str, str)
+        Names of methods, and files.
+    anatomies : str
+    seed, patch, voxels : int
+        Of the trainings; 3 T voxels along an edge; voxels of a pair to which NODDI is fitted.
+    """
+
+    weights: tuple[tuple[str, str], ...]
+    anatomies: str
+    seed: int
+    patch: int
+    voxels: int
+
+    @property
+    def methods(self) -> dict[str, str | None]:
+        """Weights by name, interpolation first."""
+        return {PLAIN: None, **dict(self.weights)}
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One piece of one head: the 3 T scan, that of 7 T as measured and free of noise.
+
+    Attributes
+    ----------
+    low, high, clean : Scan
+    mask : (x, y, z) bool array
+        Voxels of the 7 T grid that count, for every method alike.
+    ill : (x, y, z) array or None
+        Share of a 7 T voxel that is ill.
+    """
+
+    low: object
+    high: object
+    clean: object
+    mask: np.ndarray
+    ill: np.ndarray | None = None
+
+
+@cache
+def heads(anatomies: str) -> tuple:
+    """Open the heads."""
+    from DMRIMicroLib.brain.ownscan import open_anatomy
+
+    return tuple(open_anatomy(name.strip()) for name in anatomies.split(","))
+
+
+def machines(largest: float) -> list:
+    """Return both scanners, and of their protocols the volumes up to a b-value [s/mm2]."""
+    from DMRIMicroLib.training.pairs import machine
+
+    both = (machine(name, name) for name in ("hcp3t", "hcp7t"))
+    return [(s, acq.subset(np.flatnonzero(acq.bvals < 1.25 * largest))) for s, acq in both]
+
+
+def pair(asked: Asked, number: int, largest: float = SHELL) -> Seen:
+    """Draw a pair that no training saw."""
+    import torch
+
+    from DMRIMicroLib.brain.simulate import generator_for
+    from DMRIMicroLib.rish.data import TEST
+    from DMRIMicroLib.training.pairs import PairConfig, draw_pair
+
+    first, second = machines(largest)
+    config = PairConfig(patch=(asked.patch,) * 3, first=first, second=second)
+    generator = generator_for(asked.seed + TEST, f"RISH pair {number}")
+    return seen_by(*draw_pair(heads(asked.anatomies), generator, config, torch.device("cpu")))
+
+
+def seen_by(low, high, ill: np.ndarray | None = None) -> Seen:
+    """Put what two scanners saw of one subject together."""
+    from DMRIMicroLib.masking import onto_grid
+
+    one, two = scan_of(low, low.signal), scan_of(high, high.signal)
+    mask = onto_grid(np.asarray(one.mask), one.affine, two.shape, two.affine)
+    return Seen(one, two, scan_of(high, high.clean), mask & np.asarray(two.mask), ill)
+
+
+def scan_of(batch, signal):
+    """Turn the one subject of a batch into a scan."""
+    from DMRIMicroLib.scan import Scan
+
+    data = np.ascontiguousarray(np.moveaxis(signal[0].numpy(), 0, -1))
+    return Scan(data, batch.affine[0].numpy(), batch.acquisition, batch.mask[0].numpy())
+
+
+def lesioned(asked: Asked, number: int, kind: str) -> Seen:
+    """Draw subjects until one has a large lesion, and a pair about its middle."""
+    import torch
+
+    from DMRIMicroLib.brain.phantom import draw_subject
+    from DMRIMicroLib.brain.simulate import generator_for
+    from DMRIMicroLib.rish.data import TEST
+    from DMRIMicroLib.training import patch as patches
+    from DMRIMicroLib.training.pairs import PairConfig
+
+    first, second = machines(SHELL)
+    config = PairConfig(patch=(asked.patch,) * 3, first=first, second=second)
+    for attempt in range(TRIES):
+        generator = generator_for(asked.seed + TEST, f"RISH lesion {kind} {number} {attempt}")
+        anatomy = patches.chosen(heads(asked.anatomies), generator)
+        subject = draw_subject(generator, replace(config.subject, lesion=kind))
+        centre = middle(anatomy, subject)
+        if centre is None:
+            continue
+        batches = []
+        for (scanner, acq), size in zip((first, second), config.patches(), strict=True):
+            frame = patches.Frame(size, config.margin, config.finer, centre)
+            volume = patches.rendered(anatomy, subject, frame, scanner, torch.device("cpu"))
+            row = patches.look(volume, frame, acq, scanner, generator)
+            batches.append(patches.batched([row], acq, scanner))
+        return seen_by(*batches, ill_share(volume, frame, second[0]))
+    raise RuntimeError(f"no {kind} of {TRIES} is large enough")
+
+
+def middle(anatomy, subject):
+    """Return the ill place with the most ill places about it: (3,) [mm], or None."""
+    import torch
+
+    from DMRIMicroLib.brain.phantom import render
+
+    grid = _grid(anatomy, COARSE)
+    seen = render(anatomy, subject, grid.affine, grid.shape)
+    places = seen.mask.nonzero()[seen.lesion > 0].double()
+    if len(places) * COARSE**3 < VOLUME:
+        return None
+    close = torch.cdist(places, places) * COARSE < REACH
+    best = places[close.sum(1).argmax()]
+    return (grid.affine.double() @ torch.cat([best, best.new_ones(1)]))[:3]
+
+
+def ill_share(volume, frame, scanner) -> np.ndarray:
+    """Share of every voxel of a patch that is ill: (x, y, z)."""
+    ill = np.zeros(tuple(volume.mask.shape))
+    ill[volume.mask.numpy()] = volume.lesion.numpy() > 0
+    split = [m for n in ill.shape for m in (n // frame.finer, frame.finer)]
+    share, margins = ill.reshape(split).mean((1, 3, 5)), frame.margins(scanner)
+    return share[tuple(slice(m, m + n) for m, n in zip(margins, frame.patch, strict=True))]
