@@ -70,7 +70,7 @@ def by_hand(scan: Scan, weights) -> dict[tuple[int, int, int], dict]:
         )
         with torch.no_grad():
             prior = loaded.network.prior(seen)
-        said_of.append(Said(prior, seen.matrix, seen.vector.T, seen.noise))
+        said_of.append(Said.beside(prior, seen))
     stack = Stack(*with_usable(scan), loaded.space)
     with torch.no_grad():
         asked, out = asked_of(loaded.network, stack, torch.device("cpu")), {}
