@@ -31,3 +31,19 @@ def world_affine(node) -> NDArray[np.float64]:
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     return parent_matrix(node) @ slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def rotation(node) -> NDArray[np.float64]:
+    """Return the rotation nearest to the parent transforms: what turns gradients and tensors.
+
+    Finite strain: shears and scales do not turn them.
+    """
+    u, _, v = np.linalg.svd(parent_matrix(node)[:3, :3])
+    return u @ v
+
+
+def frame_matrix(node) -> NDArray[np.float64]:
+    """Return the (3, 3) measurement frame of a diffusion node: g_RAS = MF g."""
+    matrix = vtk.vtkMatrix4x4()
+    node.GetMeasurementFrameMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)[:3, :3]

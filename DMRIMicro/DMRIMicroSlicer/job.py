@@ -18,6 +18,9 @@ from DMRIMicroLib.errors import DMRIMicroError
 KILL_SECONDS = 1.5
 """How long to wait for a killed process to be gone."""
 
+OUTPUT = "maps"
+"""Folder in that of a job where the worker puts what it made."""
+
 ERROR_LINES = 6
 """Last lines of the worker's complaint that are shown."""
 
@@ -36,7 +39,7 @@ class FitJob:
     folder : Path
         The job's own temporary folder; it is removed when the job is over.
     read : callable
-        Called with the output folder (``folder / "maps"``) when the process ended well.
+        Called with the output folder (``folder / OUTPUT``) when the process ended well.
     on_progress : callable(fraction, text), optional
     on_done : callable(result of `read`), optional
     on_error : callable(text), optional
@@ -139,7 +142,7 @@ class FitJob:
 
     def _finish(self, code: int) -> None:
         try:
-            result = self._read(self.folder / "maps") if code == 0 else None
+            result = self._read(self.folder / OUTPUT) if code == 0 else None
             problem = None if code == 0 else self._complaint(code)
         except Exception as error:
             problem = f"The fit ended, but its result cannot be used: {error}"

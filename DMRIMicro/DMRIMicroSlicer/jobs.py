@@ -50,3 +50,60 @@ class JobQueue:
                 self.current = start()
             except Exception as error:
                 self._on_failure(error)
+
+
+class Chained:
+    """Two jobs as if they were one: the second begins with what the first has made.
+
+    Parameters
+    ----------
+    first : callable
+        Called with callbacks (on_progress, on_done, on_error); starts the first job.
+    second : callable
+        Called with the first's result and callbacks (on_progress, on_error); starts the second.
+    on_progress, on_error : callable, optional
+    """
+
+    def __init__(
+        self,
+        first: Callable[[dict], FitJob],
+        second: Callable[[object, dict], FitJob],
+        *,
+        on_progress: Callable[[float, str], None] | None = None,
+        on_error: Callable[[str], None] | None = None,
+    ) -> None:
+        self._second, self._on_progress, self._on_error = second, on_progress, on_error
+        self._failure = ""
+        told = {"on_progress": self._half(0.0), "on_done": self._go_on, "on_error": on_error}
+        self._job = first(told)
+
+    @property
+    def state(self) -> str:
+        """As of a job: running, done, failed or cancelled."""
+        return self._failure or self._job.state
+
+    def poll(self) -> str:
+        """Let the job of now deliver its news."""
+        before = self._job
+        if not self._failure:
+            before.poll()
+        # the first job is done and the second has just begun
+        return self.state if self._job is before else "running"
+
+    def cancel(self) -> None:
+        """Stop the job of now; the other does not begin."""
+        self._job.cancel()
+
+    def _go_on(self, made: object) -> None:
+        try:
+            told = {"on_progress": self._half(0.5), "on_error": self._on_error}
+            self._job = self._second(made, told)
+        except Exception as error:
+            self._failure = "failed"
+            if self._on_error:
+                self._on_error(str(error))
+
+    def _half(self, start: float) -> Callable[[float, str], None] | None:
+        if self._on_progress is None:
+            return None
+        return lambda share, text: self._on_progress(start + share / 2, text)

@@ -5,6 +5,8 @@
 >>> nodes = logic.fit(dwi, models=("dti",))                  # doctest: +SKIP
 >>> nodes = logic.codebook(dwi, uncertainty=True)            # doctest: +SKIP
 >>> nodes = logic.pigment(dwi, preset="fast")                # doctest: +SKIP
+>>> finer, *sd = logic.enhance(dwi, resolution="7T")         # doctest: +SKIP
+>>> bundle = logic.tracts(nodes[0], "FA > 0.3")              # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import numpy as np
 from DMRIMicroLib.errors import InputError
 
 from . import attributes, networks, suitability
+from .bundle_verbs import BundleVerbs
+from .enhance_verbs import EnhanceVerbs
 from .job import FitJob
 from .network_verbs import NetworkVerbs
 from .nodes import acquisition_from_node, node_from_scan, scan_from_node
@@ -24,10 +28,11 @@ from .notes import fit_notes, tell
 from .results import show_maps
 from .steps import PREPARATIONS, prepared, shows
 from .suitability import Suitability
+from .tract_verbs import TractVerbs
 from .worker import start_fit
 
 
-class DMRIMicroLogic(NetworkVerbs):
+class DMRIMicroLogic(NetworkVerbs, EnhanceVerbs, TractVerbs, BundleVerbs):
     """Console verbs; names follow Slicer's camelCase."""
 
     def __init__(self) -> None:

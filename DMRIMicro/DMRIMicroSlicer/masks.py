@@ -35,7 +35,7 @@ def mask_from_node(
         The segment to use; by default all of them together.
     """
     if node.IsA("vtkMRMLSegmentationNode"):
-        layers = _segments(node, segment_id)
+        layers = [layer[:2] for layer in segments(node, segment_id)]
     elif (
         node.GetClassName() in VOLUMES
     ):  # not IsA: diffusion and vector volumes are scalar volumes to it
@@ -61,17 +61,23 @@ def mask_from_node(
 
 
 def _labelmap(node) -> tuple[NDArray, NDArray]:
-    if node.GetImageData() is None:
-        raise InputError(f"the mask '{node.GetName()}' is empty", "Choose another one.")
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
-    return slicer.util.arrayFromVolume(node).transpose(2, 1, 0) > 0, slicer.util.arrayFromVTKMatrix(
-        matrix
-    )
+    return labelled(node) > 0, slicer.util.arrayFromVTKMatrix(matrix)
 
 
-def _segments(node, segment_id: str | None) -> list[tuple[NDArray, NDArray]]:
-    """Return each wanted segment as (i, j, k) bool on its own grid, and that grid's matrix."""
+def labelled(node) -> NDArray:
+    """Return the values of a label map or scalar volume: (i, j, k)."""
+    if node.GetImageData() is None:
+        raise InputError(f"the mask '{node.GetName()}' is empty", "Choose another one.")
+    return slicer.util.arrayFromVolume(node).transpose(2, 1, 0)
+
+
+def segments(node, segment_id: str | None = None) -> list[tuple[NDArray, NDArray, str]]:
+    """Return each wanted segment as (i, j, k) bool, its own grid's matrix, and its name.
+
+    The parent transform of the node is not applied.
+    """
     segmentation = node.GetSegmentation()
     known = list(segmentation.GetSegmentIDs())
     if segment_id is not None and segment_id not in known:
@@ -93,7 +99,8 @@ def _segments(node, segment_id: str | None) -> list[tuple[NDArray, NDArray]]:
         segment = segmentation.GetSegment(name)
         image = segment.GetRepresentation(LABELMAP)
         if image is not None and image.GetPointData().GetScalars() is not None:
-            layers.append((_voxels(image) == segment.GetLabelValue(), _extent_matrix(image)))
+            inside = _voxels(image) == segment.GetLabelValue()
+            layers.append((inside, _extent_matrix(image), segment.GetName() or name))
     return layers
 
 

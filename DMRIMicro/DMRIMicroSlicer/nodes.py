@@ -12,7 +12,6 @@ import logging
 import numpy as np
 import slicer
 import slicer.util
-import vtk
 from numpy.typing import NDArray
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
@@ -22,7 +21,7 @@ from DMRIMicroLib.scan import Scan
 from DMRIMicroLib.table import check_bvals, to_s_per_mm2
 
 from . import attributes
-from .geometry import parent_matrix, world_affine
+from .geometry import frame_matrix, parent_matrix, rotation, world_affine
 from .masks import mask_from_node
 
 DWI_CLASS = "vtkMRMLDiffusionWeightedVolumeNode"
@@ -89,9 +88,7 @@ def _read_acquisition(node) -> tuple[Acquisition, tuple[str, ...]]:
         )
     if node.GetNumberOfGradients() == 0 or node.GetImageData() is None:
         raise InputError(f"'{node.GetName()}' holds no diffusion data", "Load the scan again.")
-    frame = vtk.vtkMatrix4x4()
-    node.GetMeasurementFrameMatrix(frame)
-    turn = _rotation(parent_matrix(node)[:3, :3]) @ slicer.util.arrayFromVTKMatrix(frame)[:3, :3]
+    turn = rotation(node) @ frame_matrix(node)
     gradients = vtk_to_numpy(node.GetDiffusionGradients()).astype(np.float64) @ turn.T
     name = f"'{node.GetName()}'"
     bvals, note = to_s_per_mm2(check_bvals(vtk_to_numpy(node.GetBValues()), file=name), file=name)
@@ -174,12 +171,6 @@ def _array(node) -> NDArray:
     """Return the image as (i, j, k, volume), a view of the node's memory."""
     array = slicer.util.arrayFromVolume(node)
     return (array if array.ndim == 4 else array[..., None]).transpose(2, 1, 0, 3)
-
-
-def _rotation(matrix: NDArray) -> NDArray:
-    """Return the rotation nearest to a matrix (finite strain), which is what turns gradients."""
-    u, _, v = np.linalg.svd(matrix)
-    return u @ v
 
 
 def _transform_notes(node) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ def show_maps(maps, scan_name: str) -> list:
         _file_all(scan_name, shown)
     except BaseException:
         for node in added:
-            _remove(node)
+            remove(node)
         raise
     return [node for nodes in shown.values() for node in nodes]
 
@@ -220,7 +220,8 @@ def _folder(hierarchy, parent: int, name: str) -> int:
     return hierarchy.GetItemChildWithName(parent, name) or hierarchy.CreateFolderItem(parent, name)
 
 
-def _remove(node) -> None:
+def remove(node) -> None:
+    """Take a node out of the scene, and its display node."""
     display = node.GetDisplayNode() if node.IsA("vtkMRMLDisplayableNode") else None
     if display is not None:
         slicer.mrmlScene.RemoveNode(display)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from .notes import fit_notes, tell
 
@@ -33,17 +33,18 @@ def shows(
     on_done: Callable[[list], None] | None,
     on_error: Callable[[str], None] | None,
     on_note: Callable[[str], None] | None,
+    notes: Callable[[object], Iterable[str]] = fit_notes,
 ) -> Callable[[object], None]:
-    """Return what shows a job's maps and says what the user must know of them."""
+    """Return what shows a job's result, maps say, and tells what the user must know of it."""
 
-    def done(maps) -> None:
+    def done(made) -> None:
         try:
-            nodes = show(maps)
+            nodes = show(made)
         except Exception as error:
             if on_error:
-                on_error(f"The maps cannot be shown: {error}")
+                on_error(f"The result cannot be shown: {error}")
             return
-        tell(fit_notes(maps), on_note)
+        tell(notes(made), on_note)
         if on_done:
             on_done(nodes)
 

@@ -7,13 +7,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from DMRIMicroLib.errors import InputError
 
 from . import attributes
-from .job import FitJob
+from .job import OUTPUT, FitJob
 from .library import LIBRARY, library_parent
 from .notes import with_notes
 
@@ -40,6 +40,9 @@ ACQUISITION_SWITCHES = {
     "TE": "--TE",
 }
 """Command-line switches of what the worker's files do not hold."""
+
+ENHANCED = "enhanced.nii"
+"""Image that the worker makes of a scan, in its output folder."""
 
 
 def start_fit(
@@ -90,35 +93,100 @@ def start_network(
     return _start(verb, scan, [*words, *switches(options or {})], device, callbacks)
 
 
-def _start(verb: str, scan, words: Sequence[str], device: str | None, callbacks: Mapping) -> FitJob:
-    """Write the scan to a temporary folder and run a verb of the command line on it."""
-    from DMRIMicroLib.io import nifti
-    from DMRIMicroLib.maps import MapSet
+def start_enhance(
+    scan,
+    words: Sequence[str],
+    read: Callable[[Path], object],
+    *,
+    device: str | None = None,
+    options: Mapping | None = None,
+    **callbacks,
+) -> FitJob:
+    """Enhance a scan in a child process; see `start_fit`.
 
+    Parameters
+    ----------
+    scan : Scan
+    words : sequence of str
+        Of the verb's own.
+    read : callable
+        Called with the folder that holds `ENHANCED` and what belongs to it.
+    device, options, **callbacks
+        As of `start_network`.
+    """
+
+    def write(folder: Path) -> list[str]:
+        given = scan_words(scan, folder, ("b0_threshold",))  # it needs no timing
+        image = folder / OUTPUT / ENHANCED
+        return [*given, "--out", str(image), *words, *switches(options or {})]
+
+    return start_worker("enhance", write, read, device=device, **callbacks)
+
+
+def start_worker(
+    verb: str,
+    write: Callable[[Path], Sequence[str]],
+    read: Callable[[Path], object],
+    *,
+    device: str | None = None,
+    **callbacks,
+) -> FitJob:
+    """Run a verb of the command line in a child process.
+
+    Parameters
+    ----------
+    verb : str
+    write : callable
+        Called with the job's temporary folder: puts the input there and returns the words behind
+        the verb. Output goes to the folder `OUTPUT` in it.
+    read : callable
+        Called with that folder when the process ended well.
+    device : str, optional
+    **callbacks
+        on_progress, on_done, on_error.
+    """
     python = python_executable()
     folder = Path(tempfile.mkdtemp(prefix="dmrimicro-"))
     try:
-        file = folder / "scan.nii"  # not compressed: this runs while the window waits
-        nifti.save(scan, file)
+        words = write(folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    command = [python, "-m", LIBRARY, verb, str(file), "--out", str(folder / "maps")]
-    command += [*words, "--no-report", "--progress", "json"]
-    if scan.mask is not None:
-        command += ["--mask", str(folder / "scan_mask.nii.gz")]
-    for name, switch in ACQUISITION_SWITCHES.items():
-        value = getattr(scan.acquisition, name)
-        if value != attributes.DEFAULTS[name]:
-            command += [switch, str(value)]
+    command = [python, "-m", LIBRARY, verb, *words, "--progress", "json"]
     if device:
         command += ["--device", device]
+    return FitJob(command, folder, read, env=worker_environment(), **callbacks)
+
+
+def scan_words(scan, folder: Path, told: Iterable[str] = tuple(ACQUISITION_SWITCHES)) -> list[str]:
+    """Write a scan into a folder and return the words that name it, its mask and acquisition."""
+    from DMRIMicroLib.io import nifti
+
+    file = folder / "scan.nii"  # not compressed: this runs while the window waits
+    nifti.save(scan, file)
+    words = [str(file)]
+    if scan.mask is not None:
+        words += ["--mask", str(folder / "scan_mask.nii.gz")]
+    for name in told:
+        value = getattr(scan.acquisition, name)
+        if value != attributes.DEFAULTS[name]:
+            words += [ACQUISITION_SWITCHES[name], str(value)]
+    return words
+
+
+def _start(verb: str, scan, words: Sequence[str], device: str | None, callbacks: Mapping) -> FitJob:
+    """Write the scan to a temporary folder and run a verb that makes maps of it."""
+    from DMRIMicroLib.maps import MapSet
+
     notes = scan.notes  # the files that the worker reads do not hold them
+
+    def write(folder: Path) -> list[str]:
+        return [*scan_words(scan, folder), "--out", str(folder / OUTPUT), *words, "--no-report"]
 
     def read(maps_folder: Path) -> MapSet:
         return with_notes(MapSet.load(maps_folder), notes)
 
-    return FitJob(command, folder, read, env=worker_environment(), **callbacks)
+    return start_worker(verb, write, read, device=device, **callbacks)
 
 
 def switches(options: Mapping) -> list[str]:
