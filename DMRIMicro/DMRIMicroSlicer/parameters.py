@@ -12,16 +12,34 @@ DEFAULTS = {
     "robust": False,
     "weights": "",
     "extra": "",
+    "enhance_method": "auto",
+    "enhance_resolution": "7T",
+    "enhance_edge": 1.25,
+    "enhance_samples": 1,
+    "enhance_weights": "",
+    "seeds": "FA > 0.3",
+    "density": 1.0,
+    "inside": "FA > 0.15",
+    "followed": "tensor",
+    "way": "deterministic",
+    "least_length": 20.0,
+    "colour_by": "direction",
 }
 """What the user chooses besides nodes: names of models with commas between them, switches, files of
-the codebook's weights (empty: those that come with it) and of a metric of the user's own."""
+the codebook's weights (empty: those that come with it) and of a metric of the user's own; of the
+enhancement method, resolution, voxel edge [mm], draws and weights; of tracking the rules of seeds
+and of where lines run, seeds a voxel, what is followed and how, the least length [mm], and what
+gives the colours."""
+
+NODES = ("dwi", "mask", "tensor", "include", "exclude", "ends")
+"""Nodes that the user chooses."""
 
 ON = "true"
 """How a switch is written that is on."""
 
 
 def parameters():
-    """Return the module's parameters of the current scene: `dwi`, `mask` and those of `DEFAULTS`.
+    """Return the module's parameters of the current scene: those of `NODES` and `DEFAULTS`.
 
     Slicer's parameterNodeWrapper in the desktop; without its Qt parts, the same by hand.
     """
@@ -49,8 +67,8 @@ def _wrapped_class():
 
     # built by hand: the annotations of a class in this file would be strings, which it cannot read
     fields = {
+        **dict.fromkeys(NODES, slicer.vtkMRMLNode),
         "dwi": slicer.vtkMRMLDiffusionWeightedVolumeNode,
-        "mask": slicer.vtkMRMLNode,
         **{name: type(default) for name, default in DEFAULTS.items()},
     }
     return parameterNodeWrapper(type("Parameters", (), {"__annotations__": fields, **DEFAULTS}))
@@ -61,19 +79,19 @@ class _ByHand:
         object.__setattr__(self, "_node", node)
 
     def __getattr__(self, name: str):
-        if name in ("dwi", "mask"):
+        if name in NODES:
             return self._node.GetNodeReference(name)
         if name not in DEFAULTS:
             raise AttributeError(name)
         default, kept = DEFAULTS[name], self._node.GetParameter(name)
         if isinstance(default, bool):
             return kept == ON if kept else default
-        return kept or default
+        return type(default)(kept) if kept else default
 
     def __setattr__(self, name: str, value) -> None:
-        if name in ("dwi", "mask"):
+        if name in NODES:
             self._node.SetNodeReferenceID(name, value.GetID() if value is not None else None)
         elif isinstance(value, bool):
             self._node.SetParameter(name, ON if value else "false")
         else:
-            self._node.SetParameter(name, value)
+            self._node.SetParameter(name, str(value))

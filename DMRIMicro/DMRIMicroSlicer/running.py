@@ -23,6 +23,8 @@ class Running:
             ui.allButton,
             ui.advancedButton,
             ui.importButton,
+            ui.enhanceCollapsible,
+            ui.tractsCollapsible,
         )
 
     def show(self, running: bool) -> None:

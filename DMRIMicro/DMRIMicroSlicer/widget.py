@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import qt
 import slicer
 import slicer.util
 import vtk
@@ -14,17 +13,16 @@ from DMRIMicroLib.errors import DMRIMicroError
 
 from . import dependencies
 from .acquisition_fields import AcquisitionFields
+from .enhance_section import EnhanceSection
 from .import_button import ImportButton
-from .jobs import JobQueue
 from .logic import DMRIMicroLogic
 from .messages import Messages
 from .model_list import ModelList
 from .network_fields import NetworkFields
 from .parameters import parameters
-from .running import Running
 from .starts import starts
-
-POLL_MS = 100
+from .tract_section import TractSection
+from .work import Work
 
 
 class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -36,15 +34,13 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = DMRIMicroLogic()
         self.dependencies = dependencies
         self.models: dict = {}
-        self.jobs = JobQueue(lambda error: self.messages.error(error))
-        self._added = False
+        self.work: Work | None = None
         self._parameters = None
-        self._timer = None
 
     @property
     def job(self):
-        """The fit, or the method of the network, that runs; None while nothing does."""
-        return self.jobs.current
+        """What runs; None while nothing does."""
+        return None if self.work is None else self.work.job
 
     def setup(self) -> None:
         """Build the panel; Slicer calls this once."""
@@ -53,23 +49,25 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
-        self._timer = qt.QTimer()
-        self._timer.setInterval(POLL_MS)
-        self._timer.connect("timeout()", self._poll)
         self.list = ModelList(self.ui.modelsFrame, self._on_models)
         self.fields = AcquisitionFields(self.ui, self._on_field)
         self.network = NetworkFields(self.ui, self._on_path)
         self.messages = Messages(self.ui.logText)
-        self.running = Running(self.ui)
+        self.work = Work(self.ui, self.messages, self._show_running)
         self.importing = ImportButton(self.ui, self.logic, self.messages, self._ready)
+        self.sections = [
+            section(self.ui, self.logic, self._on_choice, self.onSection)
+            for section in (EnhanceSection, TractSection)
+        ]
         self._connect()
         self._fill_models()
         self._restore()
-        self._show_running(False)
+        self.work.show()
 
     def cleanup(self) -> None:
         """Stop the work and let go of the scene; Slicer calls this on exit and reload."""
-        self._stop()
+        if self.work is not None:
+            self.work.stop()
         self.removeObservers()
 
     def enter(self) -> None:
@@ -87,7 +85,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.uncertaintyCheck.connect("toggled(bool)", self._on_switch)
         ui.robustCheck.connect("toggled(bool)", self._on_switch)
         ui.applyButton.connect("clicked()", self.onApply)
-        ui.cancelButton.connect("clicked()", self.onCancel)
+        ui.cancelButton.connect("clicked()", self.work.cancel)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self._on_scene_closing)
         for event in (scene.EndCloseEvent, scene.EndImportEvent):
@@ -117,45 +115,22 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except Exception as error:
             self.messages.error(error)
             return
-        self._added = False
-        heard = {
-            "onProgress": self.running.tell,
-            "onDone": self._on_done,
-            "onError": self.messages.fail,
-            "onNote": self.messages.note,
-        }
-        self.jobs.run(starts(self.logic, self.ui, self.list.chosen(), self.network, heard))
-        if self.job is not None:
-            self._show_running(True)
-            self._timer.start()
+        chosen = self.list.chosen()
+        self.work.run(starts(self.logic, self.ui, chosen, self.network, self.work.heard()))
 
-    def onCancel(self) -> None:
-        """Stop the fit; the scene stays as it was."""
+    def onSection(self, section) -> None:
+        """Start the work of a section, enhancement say, in its own process."""
         if self.job is not None:
-            self._stop()
-            self.messages.log(
-                _("Cancelled. What had been added stays.")
-                if self._added
-                else _("Cancelled. Nothing was added.")
-            )
-            self._show_running(False)
+            return
+        try:
+            if not self._ready():
+                return
+        except Exception as error:
+            self.messages.error(error)
+            return
+        self.work.run(section.starts(self._parameters, self.work.heard()))
 
     # What happens
-
-    def _poll(self) -> None:
-        if self.jobs.poll():
-            self._show_running(self.job is not None)
-            if self.job is None:
-                self._timer.stop()
-
-    def _on_done(self, nodes: list) -> None:
-        self._added = True
-        self.messages.log(
-            _("Added {names}.").format(names=", ".join(f"'{n.GetName()}'" for n in nodes))
-        )
-        first = next((n for n in nodes if n.GetClassName() == "vtkMRMLScalarVolumeNode"), None)
-        if first is not None:
-            slicer.util.setSliceViewerLayers(background=first)
 
     def _on_dwi(self, node) -> None:
         self.removeObservers(self._on_dwi_changed)
@@ -189,17 +164,22 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._offer_network()
             self._refresh()
 
+    def _on_choice(self, name: str, value) -> None:
+        if self._parameters is not None:
+            setattr(self._parameters, name, value)
+            self._refresh_sections()
+
     def _on_field(self, name: str, value: float | None) -> None:
         node = self.ui.dwiSelector.currentNode()
         if node is not None:
             self.logic.setAcquisition(node, **{name: value})  # the node's change refreshes
 
     def _on_scene_closing(self, _caller=None, _event=None) -> None:
-        self._stop()
+        self.work.stop()
 
     def _on_scene_changed(self, _caller=None, _event=None) -> None:
         self._restore()
-        self._show_running(self.job is not None)
+        self.work.show()
 
     # What is shown
 
@@ -233,6 +213,8 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             kept.dwi = self.ui.dwiSelector.currentNode()
         self.ui.maskSelector.setCurrentNode(mask)
         self.network.show(kept)
+        for section in self.sections:
+            section.show(kept)
         self._offer_network()
         self.list.check(models.split(","))
         self.ui.uncertaintyCheck.setChecked(kept.uncertainty)
@@ -257,6 +239,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.list.show(self.logic.suitability(node, list(self.models.values()), robust=robust))
         self.ui.cautionLabel.setText("\n\n".join(self.list.cautions()))
         self.ui.cautionLabel.setVisible(bool(self.list.cautions()))
+        self._refresh_sections()
         reasons = self._reasons()
         self.ui.applyButton.setEnabled(self.job is None and not reasons)
         self.ui.applyButton.setToolTip(
@@ -265,6 +248,10 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 models=", ".join(self.list.titles())
             )
         )
+
+    def _refresh_sections(self) -> None:
+        for section in self.sections:
+            section.refresh(self._parameters or parameters(), self.job is not None)
 
     def _reasons(self) -> list[str]:
         """Why Apply cannot work now."""
@@ -287,11 +274,6 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return False  # the user has not chosen a model yet
         return True
 
-    def _show_running(self, running: bool) -> None:
-        self.running.show(running)
-        self.ui.applyButton.setEnabled(not running and not self._reasons())
-
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.stop()
-        self.jobs.cancel()
+    def _show_running(self) -> None:
+        self._refresh_sections()
+        self.ui.applyButton.setEnabled(self.job is None and not self._reasons())
