@@ -214,6 +214,36 @@ def test_maps_under_a_transform_are_tracked_in_the_world(logic):
     np.testing.assert_allclose(lines_of(node)[0], line + back[:3, 3], atol=1e-4)
 
 
+def test_what_a_fit_has_added_can_be_tracked(logic):
+    from DMRIMicroSlicer.nodes import node_from_scan
+
+    import DMRIMicroLib as dm
+
+    scan = ss.scan(shape=(12, 6, 6)).with_mask(np.ones((12, 6, 6), bool))
+    mask = ss.volume_node(np.ones(scan.shape, np.uint8), scan.affine)
+    dwi = node_from_scan(scan)
+    nodes = logic.fit(dwi, "dti", mask, uncertainty=True, device="cpu")
+    assert {"tensor", "V1"} <= {node.GetAttribute("DMRIMicro.metric") for node in nodes}
+    assert logic.mapNames(nodes[0]) == ["FA", "MD", "AD", "RD"]
+    words = {"count": 20, "seed": 3, "min_length": 5, "method": "probabilistic"}
+    rule = "FA > 0.3 and FA_sd < 1"
+    found = lines_of(logic.tracts(nodes, rule, **words))
+    assert "draws from its standard deviation" in found.provenance["followed"]
+    maps = dm.fit(scan, ["dti"], uncertainty=True, device="cpu")
+    seeds = dm.seeds(maps, rule, count=20, seed=3)
+    del words["count"]
+    wanted = dm.tracts(maps, seeds, **words)
+    np.testing.assert_allclose(found.points, wanted.points, atol=1e-3)
+    flags = ss.volume_node(np.ones(scan.shape, np.uint8), scan.affine)
+    flags.SetAttribute("DMRIMicro.flags_of", "dti")
+    twice = logic.fit(dwi, "dti", mask, device="cpu")
+    assert logic.tracts([*nodes, flags], rule, count=20, min_length=5).GetName() == "brain tracts_1"
+    with pytest.raises(dm.InputError, match="there are two maps FA"):
+        logic.tracts([*nodes, *twice])
+    points = logic.seeds(twice[0], "FA > 0.3", count=5)  # one node stands for all of its scan
+    assert points.GetName() == "brain seeds"
+
+
 def test_a_diffusion_volume_is_fitted_first(logic):
     from DMRIMicroSlicer.nodes import node_from_scan
 

@@ -19,6 +19,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.metric import Metric
 
+from .flags import FLAGS_OF
 from .geometry import frame_matrix, rotation, world_affine
 from .results import DEVIATION_OF, METRIC, PROVENANCE, UNIT
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from DMRIMicroLib.maps import Map, MapSet
 
 TENSOR_CLASS = "vtkMRMLDiffusionTensorVolumeNode"
+VECTOR_CLASS = "vtkMRMLVectorVolumeNode"
 
 NINE_TO_SIX = (0, 4, 8, 1, 2, 5)
 """xx, yy, zz, xy, xz, yz among the nine values of a 3x3 tensor."""
@@ -58,6 +60,15 @@ def maps_of(node) -> list:
     for other in mine:
         taken.setdefault(_name(other), other)
     return list(taken.values())
+
+
+def readable(nodes: Iterable) -> list:
+    """Leave out what a fit gives besides: flags and directions, which no rule can read."""
+    return [
+        node
+        for node in nodes
+        if node.GetAttribute(FLAGS_OF) is None and node.GetClassName() != VECTOR_CLASS
+    ]
 
 
 def maps_from_nodes(nodes: Sequence) -> MapSet:

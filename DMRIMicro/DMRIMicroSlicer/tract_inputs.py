@@ -10,7 +10,7 @@ import numpy as np
 
 from DMRIMicroLib.errors import InputError
 
-from .map_nodes import Look, image_files, looks, maps_from_nodes, maps_of
+from .map_nodes import Look, image_files, looks, maps_from_nodes, maps_of, readable
 from .nodes import DWI_CLASS, scan_from_node
 from .region_nodes import region_from, regions_from
 from .results import METRIC
@@ -60,7 +60,7 @@ class Maps:
                 return cls(None, scan.name, scan=scan, dwi=given)
             nodes = maps_of(given)
         else:
-            nodes = list(given)
+            nodes = readable(given)
         maps = maps_from_nodes(nodes)
         return cls(maps, _scan_name(maps, nodes), looks(nodes))
 
