@@ -49,9 +49,15 @@ def posterior(
         See `signals.evidence.Evidence`.
     """
     b, factor, step = _solve(mean, variance, factors, matrix, vector, noise)
-    step = torch.linalg.solve_triangular(factor.mT, step, upper=True)
     onto = torch.linalg.solve_triangular(factor, b.mT, upper=False)
-    return Posterior(mean + (b @ step)[..., 0], onto.square().sum(1))
+    return Posterior(mean + _along(b, factor, step), onto.square().sum(1))
+
+
+def expected(
+    mean: Tensor, variance: Tensor, factors: Tensor, matrix: Tensor, vector: Tensor, noise: Tensor
+) -> Tensor:
+    """Return the posterior mean alone: (n, c); see `posterior`."""
+    return mean + _along(*_solve(mean, variance, factors, matrix, vector, noise))
 
 
 def predicted(
@@ -80,8 +86,7 @@ def draw(
 ) -> Tensor:
     """Sample the posterior with standard normal numbers (n, c + r): (n, c); see `posterior`."""
     b, factor, step = _solve(mean, variance, factors, matrix, vector, noise)
-    step = torch.linalg.solve_triangular(factor.mT, step + normal[..., None], upper=True)
-    return mean + (b @ step)[..., 0]
+    return mean + _along(b, factor, step + normal[..., None])
 
 
 def unlikeliness(
@@ -104,12 +109,24 @@ def _solve(
 
     The smallest eigenvalue of that precision is 1.
     """
-    b = torch.cat([torch.diag_embed(variance.sqrt()), factors], 2)
+    root = variance.sqrt()
+    b = torch.cat([torch.diag_embed(root), factors], 2)
     weight = 1 / noise.square()
-    unit = torch.eye(b.shape[2]).to(matrix)
-    factor = torch.linalg.cholesky(weight[:, None, None] * (b.mT @ (matrix @ b)) + unit)
+    # B'MB block by block: the first of B is diagonal
+    seen = (matrix @ factors).mT  # M is symmetric
+    corner = torch.cat([root[:, :, None] * matrix * root[:, None], seen * root[:, None]], 1)
+    edge = torch.cat([(seen * root[:, None]).mT, seen @ factors], 1)
+    product = torch.cat([corner, edge], 2) * weight[:, None, None]
+    product.diagonal(dim1=1, dim2=2).add_(1)
+    factor = torch.linalg.cholesky(product)
     told = weight[:, None] * (vector - mean @ matrix)
-    return b, factor, torch.linalg.solve_triangular(factor, b.mT @ told[..., None], upper=False)
+    onto = torch.cat([root * told, (factors.mT @ told[..., None])[..., 0]], 1)
+    return b, factor, torch.linalg.solve_triangular(factor, onto[..., None], upper=False)
+
+
+def _along(b: Tensor, factor: Tensor, step: Tensor) -> Tensor:
+    """Return B x of what `_solve` returns."""
+    return (b @ torch.linalg.solve_triangular(factor.mT, step, upper=True))[..., 0]
 
 
 def surprise(truth: Tensor, mean: Tensor, variance: Tensor, factors: Tensor) -> Tensor:

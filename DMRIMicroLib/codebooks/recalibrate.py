@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..signals.coupling import Coupling
-from .gaussian import Posterior
+from .gaussian import Posterior, expected
 from .network import GROUP, GROUPS, RANKS, Codebook, Prediction, Prior
 from .tokens import Tokens
 
@@ -99,7 +99,8 @@ class Said:
         matrix, found = self.matrix.clone(), replace(self, coupling=None)
         matrix[fourth, fourth] += weight * torch.eye(9).to(matrix)
         for _ in range(ROUNDS):
-            second = found.posterior().mean[:, RANKS[0] : RANKS[0] + 5]
+            mean = expected(*self.prior.gaussian, *found.data)
+            second = mean[:, RANKS[0] : RANKS[0] + 5]
             vector = self.vector.clone()
             vector[:, fourth] += weight * self.coupling.expected(second)
             found = replace(self, matrix=matrix, vector=vector, coupling=None)
@@ -167,7 +168,8 @@ def find_habits(slices: Sequence[Said], seed: int = 0) -> Habits:
         count = round(VOXELS * len(said.noise) / total)
         at = torch.randperm(len(said.noise), generator=generator)[:count]
         if len(at):
-            chosen.append(said.subset(at.to(said.noise.device)))
+            # what follows from degree 2 is no evidence of how well degree 4 is expected
+            chosen.append(replace(said.subset(at.to(said.noise.device)), coupling=None))
     habits = Habits.none(slices[0].noise)
     for _ in range(STEPS):
         habits = _step(chosen, habits)
