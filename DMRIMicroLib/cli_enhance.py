@@ -136,9 +136,10 @@ def train_rish_linear(
     check_writable(out)
     check_version(version)
     from .rish.data import load_pair, split
-    from .rish.linear import learn_linear, save_linear
+    from .rish.linear import Linear, learn_linear, save_linear
     from .rish.own import from_bids
     from .rish.units import Setting
+    from .training.rish_measure import measured
     from .training.rish_pairs import FeatureConfig, make_pairs
 
     folder = pairs or out / PAIRS
@@ -150,11 +151,12 @@ def train_rish_linear(
             config, names = FeatureConfig(patch=patch), heads(anatomies)
             files = make_pairs(folder, names, count, seed, workers, config, tell)
             source = f"simulated pairs only (heads: {', '.join(Path(n).stem for n in names)})"
-        known = split(files)[0]
+        known, held_out = split(files)
         edges = load_pair(known[0]).edges
         scale = learn_linear(load_pair(file) for file in known)
         told = {"pairs": len(known), "simulated": bids is None, "seed": seed}
         setting = Setting(edges=edges, patch=patch)
-        card = save_linear(scale, setting, out, version, source, **told)
+        metrics = measured(Linear(scale, setting, {}).features, held_out, setting.units)
+        card = save_linear(scale, setting, out, version, source, metrics, **told)
     typer.echo(f"lambda of orders 0, 2, 4: {', '.join(f'{v:.3f}' for v in scale.tolist())}")
     typer.echo(f"weights: {card.with_suffix('.safetensors')}")

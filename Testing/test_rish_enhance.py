@@ -14,7 +14,7 @@ import DMRIMicroLib as dm
 from DMRIMicroLib.cli import app
 from DMRIMicroLib.errors import Cancelled, InputError
 from DMRIMicroLib.io import nifti
-from DMRIMicroLib.rish import table
+from DMRIMicroLib.rish import methods, table
 from DMRIMicroLib.rish.data import Pair
 from DMRIMicroLib.rish.features import harmonics
 from DMRIMicroLib.rish.grid import resized
@@ -23,6 +23,7 @@ from DMRIMicroLib.rish.noise import Field
 from DMRIMicroLib.rish.plan import _edge
 from DMRIMicroLib.rish.tiles import over_tiles, overlap_of, padded, tile_of
 from DMRIMicroLib.rish.units import Setting, Units
+from DMRIMicroLib.weights import available
 
 SHELLS = {1000.0: 30, 2000.0: 20}
 EDGES = np.diag([1.25, 1.25, 1.25, 1.0])
@@ -306,14 +307,31 @@ def test_a_shell_of_few_directions_is_scaled_as_far_as_it_tells(monkeypatch):
     assert changed.mean() > 10
 
 
-def test_what_cannot_be_enhanced_is_refused_with_what_to_do(tmp_path, monkeypatch):
+def test_the_shipped_method_enhances_a_scan_and_is_told():
+    if not available("rish-residual"):
+        pytest.skip("no weights are shipped")
+    made = dm.enhance(scan_of(), resolution="keep")
+    assert made.provenance["method"] == "residual"
+    assert made.provenance["weights"]["name"].startswith("rish-residual")
+    assert np.isfinite(made.scan.signal).all()
+    inside = made.scan.mask
+    assert np.asarray(made.scan.signal)[inside].mean() > 0
+
+
+def test_a_method_without_weights_is_refused_with_the_command_that_trains_it(monkeypatch):
     scan = scan_of()
+    for module in (methods, table):
+        monkeypatch.setattr(module, "available", lambda kind: [])
     with pytest.raises(InputError, match=r"trained weights.*dmrimicro train.*rish-residual"):
         dm.enhance(scan)
     with pytest.raises(InputError, match="train rish-residual"):
         dm.enhance(scan, "residual")
     with pytest.raises(InputError, match="train rish-linear"):
         dm.enhance(scan, "linear")
+
+
+def test_what_cannot_be_enhanced_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    scan = scan_of()
     with pytest.raises(InputError, match="no method 'best'"):
         dm.enhance(scan, "best")
     with pytest.raises(InputError, match="12 directions; order 4"):

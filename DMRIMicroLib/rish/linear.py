@@ -69,15 +69,20 @@ def save_linear(
     folder: Path,
     version: str = "1.0.0",
     source: str = "pairs whose origin was not told",
+    metrics: dict | None = None,
     **training: object,
 ) -> Path:
     """Write the numbers as weights with a card; return the card's path.
 
-    `source` tells what they were learned from, `training` what else belongs into the card.
+    `source` tells what they were learned from, `metrics` and `training` what else belongs into the
+    card.
     """
     told = {"software": f"DMRIMicro {__version__}", "learned from": source, **training}
     about = ABOUT.format(b=setting.b, source=source)
-    card = Card(KIND, version, KIND, {}, about=about, data=setting.told(), training=told)
+    data = setting.told()
+    card = Card(
+        KIND, version, KIND, {}, about=about, data=data, training=told, metrics=metrics or {}
+    )
     return save({"scale": scale}, card, folder)
 
 
