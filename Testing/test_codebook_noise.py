@@ -7,6 +7,7 @@ from tiny_codebook import one_thread  # noqa: F401
 
 from DMRIMicroLib.brain.anatomy import load_anatomy
 from DMRIMicroLib.brain.simulate import simulate
+from DMRIMicroLib.codebooks import noise as noise_module
 from DMRIMicroLib.codebooks.noise import likelihood, with_settled_noise
 from DMRIMicroLib.codebooks.slices import open_codebook
 from DMRIMicroLib.codebooks.stack import with_usable
@@ -55,7 +56,23 @@ def test_noise_that_seems_far_too_much_is_corrected(head):
     assert "predicted" in noise.method
 
 
-@pytest.mark.parametrize("times", [0.4, 1.0])
+@pytest.mark.parametrize(
+    ("times", "slope", "reached"), [(0.3, 0.2, 1.0), (3.0, 0.2, 1.0), (3.0, 0.05, 3.0)]
+)
+def test_noise_goes_where_volumes_are_likeliest_if_that_is_clear(
+    head, monkeypatch, times, slope, reached
+):
+    """`slope` is what is gained by doubling or halving: half of it a step."""
+    truth = head.noise.sigma
+    monkeypatch.setattr(noise_module, "_left", lambda network, stack, device: [stack.sigma.max()])
+    monkeypatch.setattr(
+        noise_module, "likelihood", lambda sigma: -slope * abs(np.log2(sigma / truth))
+    )
+    noise, sigma = settled(head, times)
+    assert noise.sigma / sigma == pytest.approx(reached, rel=0.3)
+
+
+@pytest.mark.parametrize("times", [0.8, 1.0, 1.2])
 def test_noise_that_may_be_right_is_left_alone(head, times):
     noise, sigma = settled(head, times)
     assert noise.sigma == times * sigma
