@@ -13,7 +13,7 @@ from DMRIMicroLib.codebooks.network import GROUP, GROUPS, Prior
 from DMRIMicroLib.codebooks.recalibrate import FOURTH, Said
 from DMRIMicroLib.codebooks.slices import open_codebook
 from DMRIMicroLib.physics.sh import fit_matrix, products, sh_basis
-from DMRIMicroLib.signals.coupling import Coupling
+from DMRIMicroLib.signals.coupling import LARGEST, Coupling
 from DMRIMicroLib.signals.space import Space
 from DMRIMicroLib.weights import available
 
@@ -75,6 +75,15 @@ def test_a_card_keeps_it():
     coupled = space.coupled(numbers)
     assert coupled.coupling is not None
     assert Space.read(json.loads(json.dumps(coupled.told()))).coupling == coupled.coupling
+
+
+def test_noise_without_end_says_no_more_than_the_most_anisotropic_tissue():
+    second = torch.randn(10, 5, generator=seeded())
+    second = LARGEST * second / second.norm(dim=1, keepdim=True)
+    coupling = Coupling(0.9, 0.5)
+    assert torch.allclose(coupling.expected(1e6 * second), coupling.expected(second), rtol=1e-4)
+    near = coupling.expected(0.5 * second)
+    assert torch.allclose(4 * near, coupling.expected(second), rtol=1e-4, atol=1e-4)
 
 
 def six_directions(coupling: Coupling, noise: float = 0.01) -> tuple[Said, torch.Tensor]:

@@ -22,6 +22,10 @@ from torch import Tensor
 
 from ..physics.sh import products
 
+LARGEST = 8.5
+"""Norm of the five numbers of degree 2: one in 10,000 simulated voxels has more. A square has no
+bound of its own, and noise has no end."""
+
 
 class Coupling(NamedTuple):
     """The two numbers.
@@ -45,8 +49,12 @@ class Coupling(NamedTuple):
         return cls(scale, float((fourth - scale * square).square().mean().sqrt()))
 
     def expected(self, second: Tensor) -> Tensor:
-        """Return what is to be expected of degree 4: (n, 5) -> (n, 9)."""
-        return self.scale * _square(second)
+        """Return what is to be expected of degree 4: (n, 5) -> (n, 9).
+
+        Of more than the most anisotropic tissue (`LARGEST`), that of the most.
+        """
+        size = torch.linalg.vector_norm(second, dim=1, keepdim=True)
+        return self.scale * _square(second * (LARGEST / size.clamp(min=LARGEST)))
 
 
 def _square(second: Tensor) -> Tensor:
