@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,16 @@ MEDIAN_OF_NORMAL = 0.6745
 QUIET = 0.25
 """Quantile of the voxels' standard deviations that tells the noise."""
 
+AIR = 200
+"""Voxels of air that are enough."""
+
+AWAY = 3
+"""Voxels between the head and its air: scalp, ringing."""
+
+COILS = (2.5, 32.0)
+"""Receivers that are believed: the air of seven real series, with noise that differs from place to
+place, looked like 0.7 to 2.1, and more than 32 are no noise."""
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -38,12 +49,40 @@ class Noise:
         Voxel by voxel, positive everywhere: `sigma` where it was not measured.
     rough : bool
         Whether it may be half or twice as high: good for a first idea, not for a likelihood.
+    floor : float, optional
+        Mean square of magnitudes where there is no signal; 2 sigma^2 if left out, as of Rician
+        noise. See `of_air`.
     """
 
     sigma: float
     method: str
     map: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     rough: bool = False
+    floor: float | None = None
+
+    @property
+    def coils(self) -> float:
+        """Receivers whose noise has that floor: 1 or more."""
+        return 1.0 if self.floor is None else max(1.0, self.floor / (2 * self.sigma**2))
+
+    def louder(self, factor: float) -> Noise:
+        """Return so many times the noise; a floor that was measured stays."""
+        values = None if self.map is None else self.map * np.float32(factor)
+        return replace(self, sigma=self.sigma * factor, map=values)
+
+    def beside(self, air: Air | None) -> Noise:
+        """Let the air around the head say how high the floor of magnitudes is.
+
+        And where the noise is rough, what it is at least: it is lowest where coils are near.
+        """
+        if air is None:
+            return self
+        many = COILS[0] < air.coils <= COILS[1]
+        if not self.rough:
+            return replace(self, floor=2 * air.coils * self.sigma**2) if many else self
+        sigma = max(self.sigma, air.sigma)
+        told = self.method if sigma == self.sigma else "air around the head, roughly"
+        return replace(self, sigma=sigma, floor=air.power if many else None, method=told)
 
     @classmethod
     def or_none(cls, sigma: float, method: str) -> Noise | None:
@@ -116,6 +155,46 @@ def of_detail(images: NDArray, inside: NDArray[np.bool_]) -> float:
         detail = convolve1d(detail, second, axis=axis, mode="nearest")
     norm = (second**2).sum()  # of both filters together
     return float(np.median(np.abs(detail[inside]))) / norm / MEDIAN_OF_NORMAL
+
+
+class Air(NamedTuple):
+    """Magnitudes around the head.
+
+    Attributes
+    ----------
+    power : float
+        Mean square.
+    coils : float
+        Receivers whose squares were added up, as many as would look like it.
+    """
+
+    power: float
+    coils: float
+
+    @property
+    def sigma(self) -> float:
+        """Noise in the air."""
+        return float(np.sqrt(self.power / (2 * max(self.coils, 1.0))))
+
+
+def of_air(signal: NDArray) -> Air | None:
+    r"""Say what magnitudes look like where there is nothing: (n, k) of n voxels, k volumes.
+
+    The squares of n_c receivers' magnitudes, added up, are sigma^2 times a chi-square number of 2
+    n_c degrees of freedom (C. D. Constantinides, E. Atalar, E. R. McVeigh, Magn. Reson. Med. 38
+    (1997) 852-857), so that :math:`n_c = \overline{y^2}^2 / \mathrm{Var}(y^2)`, voxel by voxel:
+    noise may differ from place to place. Of the darker half of the voxels: ghosts only add. None
+    where scanners left zeros.
+    """
+    filled = signal[(np.isfinite(signal) & (signal > 0)).all(1)].astype(np.float64)
+    if len(filled) < AIR or filled.shape[1] < 2:
+        return None
+    square = filled**2
+    mean = square.mean(1)
+    typical = float(np.median(mean))
+    dark = mean <= typical
+    spread = square[dark].var(1, ddof=1).mean()
+    return Air(typical, float((mean[dark] ** 2).mean() / spread)) if spread > 0 else None
 
 
 def quantile_of_sd(repeats: int) -> float:

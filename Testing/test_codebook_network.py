@@ -17,7 +17,7 @@ from tiny_codebook import (  # noqa: F401
 )
 
 from DMRIMicroLib.acquisition import Acquisition
-from DMRIMicroLib.codebooks.gaussian import Posterior, posterior
+from DMRIMicroLib.codebooks.gaussian import Joint, Posterior
 from DMRIMicroLib.codebooks.invariants import products
 from DMRIMicroLib.codebooks.kernels import D_RANGE, RADII, Kernels
 from DMRIMicroLib.codebooks.network import CERTAIN, Codebook, Shape
@@ -190,10 +190,10 @@ def test_a_guess_of_the_numbers_is_one_more_measurement():
     both, sd = with_state(one, SPACE, guess, level), state_noise(one, level)
     vast, none = torch.full((n, 22), 1e4), torch.zeros(n, 22, 2)
     data = (v.double() for v in (both.matrix, both.vector.T, both.noise))
-    told = posterior(torch.zeros(n, 22).double(), vast.double(), none.double(), *data)
+    told = Joint(torch.zeros(n, 22).double(), vast.double(), none.double(), *data).posterior()
     prior = guess.T.double(), sd.square().double()[:, None].expand(n, 22), none.double()
     data = (v.double() for v in (one.matrix, one.vector.T, one.noise))
-    wanted = posterior(*prior, *data)
+    wanted = Joint(*prior, *data).posterior()
     torch.testing.assert_close(told.mean, wanted.mean, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(told.variance, wanted.variance, atol=1e-4, rtol=1e-3)
     assert (both.facts[:6] > one.facts[:6]).all()

@@ -19,7 +19,7 @@ from DMRIMicroLib.codebooks.network import HEAD, Codebook, Shape
 from DMRIMicroLib.codebooks.slices import open_codebook
 from DMRIMicroLib.codebooks.standard import settle
 from DMRIMicroLib.codebooks.tokens import tokens
-from DMRIMicroLib.errors import InputError, NotIdentifiable
+from DMRIMicroLib.errors import Cancelled, InputError, NotIdentifiable
 from DMRIMicroLib.training import head
 from DMRIMicroLib.training.codebook import example_stream, prior_loss, scale_of
 from DMRIMicroLib.training.demic import demic_loss, two_shells
@@ -213,6 +213,30 @@ def test_metrics_can_be_left_out_of_a_training(slices, tmp_path):
     assert loaded.scale.centre[loaded.scale.metrics.index("NDI")] == whole.centre[at]
     with pytest.raises(InputError, match="there is no metric soul"):
         replace(recipe, without=("soul",)).metrics()
+
+
+def test_a_training_that_is_stopped_while_the_head_is_taught_ends_in_the_same_weights(
+    slices, tmp_path
+):
+    sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}
+    recipe = replace(
+        read_recipe("cpu"), network=sizes, training=SHORT, settle=1, calibrate=1,
+        examples={"edge": 16}, head=(6, 2, 1),
+    )  # fmt: skip
+    whole = train_codebook(recipe, slices, tmp_path / "whole", workers=0)
+    said = []
+
+    def reading() -> bool:
+        return bool(said) and "metrics" in said[-1]
+
+    words = (recipe, slices, tmp_path / "stopped")
+    told = {"workers": 0, "progress": lambda share, text: said.append(text)}
+    with pytest.raises(Cancelled, match="goes on from the last checkpoint"):
+        train_codebook(*words, **told, cancelled=reading)
+    assert not list(words[2].glob("*.safetensors"))
+    card = train_codebook(*words, workers=0)
+    one, other = (c.with_suffix(".safetensors").read_bytes() for c in (whole, card))
+    assert one == other
 
 
 def test_a_prior_that_is_there_is_kept_and_only_the_head_is_taught(slices, tmp_path):

@@ -11,9 +11,9 @@ from tiny_codebook import coefficients, one_thread, shells, tiny_space, tissue  
 
 from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.brain.directions import spread
-from DMRIMicroLib.codebooks.gaussian import FAR, draw, surprise, unlikeliness
+from DMRIMicroLib.codebooks.gaussian import FAR, Joint, surprise
 from DMRIMicroLib.codebooks.invariants import INVARIANTS, invariants, signed_root
-from DMRIMicroLib.codebooks.network import GROUP, GROUPS, RANKS, Prior, posterior
+from DMRIMicroLib.codebooks.network import GROUP, GROUPS, RANKS, Prior
 from DMRIMicroLib.codebooks.recalibrate import RANGE, Habits, Said, find_habits
 from DMRIMicroLib.physics.sh import sh_basis
 from DMRIMicroLib.physics.tissue import signal
@@ -57,7 +57,7 @@ def test_the_product_is_that_of_the_textbook(count):
     mean = torch.randn(6, C, generator=g, dtype=torch.float64)
     prior = torch.rand(6, C, generator=g, dtype=torch.float64) + 0.1
     factors = torch.randn(6, C, count, generator=g, dtype=torch.float64)
-    found = posterior(mean, prior, factors, design.T @ design, y @ design, noise)
+    found = Joint(mean, prior, factors, design.T @ design, y @ design, noise).posterior()
     for k in range(6):
         before = torch.linalg.inv(torch.diag(prior[k]) + factors[k] @ factors[k].T)
         covariance = torch.linalg.inv(before + design.T @ design / noise[k] ** 2)
@@ -74,8 +74,8 @@ def test_single_precision_is_enough_at_any_snr_and_prior():
     prior = log.exp()[:, GROUP]
     factors = torch.randn(40, C, 2, generator=seeded(2))
     mean = numbers + prior.sqrt() * torch.randn(numbers.shape, generator=seeded(1))
-    single = posterior(mean, prior, factors, matrix, vector, noise)
-    double = posterior(*(v.double() for v in (mean, prior, factors, matrix, vector, noise)))
+    single = Joint(mean, prior, factors, matrix, vector, noise).posterior()
+    double = Joint(*(v.double() for v in (mean, prior, factors, matrix, vector, noise))).posterior()
     spread_ = double.variance.sqrt()
     assert float(((single.mean - double.mean) / spread_).abs().max()) < 0.05
     torch.testing.assert_close(single.variance.double(), double.variance, rtol=1e-2, atol=0)
@@ -86,7 +86,7 @@ def test_without_data_the_prior_stays():
     prior = torch.rand(5, C, generator=seeded(1)) + 0.01
     factors = torch.randn(5, C, 2, generator=seeded(2))
     none = torch.zeros(C, C), torch.zeros(5, C), torch.full((5,), 0.02)
-    found = posterior(mean, prior, factors, *none)
+    found = Joint(mean, prior, factors, *none).posterior()
     torch.testing.assert_close(found.mean, mean)
     torch.testing.assert_close(found.variance, prior + factors.square().sum(2))
 
@@ -99,7 +99,7 @@ def test_many_volumes_override_a_wrong_prior_and_few_do_not():
         acq = shells(500.0, 1000.0, 2000.0, 3000.0, count=count)
         matrix, vector, noise, numbers = data(acq, 50, 0.005, exact=True)
         wide = torch.full((50, C), 0.5), torch.zeros(50, C, 2)
-        found = posterior(numbers + 1, *wide, matrix, vector, noise)
+        found = Joint(numbers + 1, *wide, matrix, vector, noise).posterior()
         wrong[count] = float(((found.mean - numbers) @ design.T).square().mean().sqrt())
     before = float((torch.ones(1, C) @ design.T).square().mean().sqrt())
     assert wrong[90] < 0.05 * before
@@ -114,14 +114,14 @@ def test_the_variance_is_that_of_the_errors():
     factors = 0.5 * torch.randn(1, C, 2, generator=seeded(2), dtype=torch.float64)
     truth = truth + torch.randn(n, 2, generator=seeded(3), dtype=torch.float64) @ factors[0].T
     y = truth @ design.T + noise * torch.randn(n, len(design), generator=seeded(1)).double()
-    found = posterior(
+    found = Joint(
         torch.zeros_like(truth),
         torch.full_like(truth, prior),
         factors.expand(n, -1, -1),
         design.T @ design,
         y @ design,
         torch.full((n,), noise, dtype=torch.float64),
-    )
+    ).posterior()
     ratio = (found.mean - truth).square().mean(0) / found.variance.mean(0)
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=0.15, rtol=0)
     assert len(offset) == len(design)
@@ -136,12 +136,14 @@ def test_what_data_say_of_one_number_is_believed_of_those_that_change_with_it():
     factors = torch.zeros(1, C, 2)
     factors[0, :2, 0] = torch.tensor([1.0, -3.0])
     small = torch.full((1, C), 1e-3)
-    found = posterior(torch.zeros(1, C), small, factors, matrix, vector, torch.full((1,), 1e-2))
+    found = Joint(
+        torch.zeros(1, C), small, factors, matrix, vector, torch.full((1,), 1e-2)
+    ).posterior()
     wanted = torch.zeros(1, C)
     wanted[0, :2] = torch.tensor([2.0, -6.0])
     torch.testing.assert_close(found.mean, wanted, atol=0.02, rtol=0)
     assert float(found.variance[0, 1]) < 0.02
-    alone = posterior(torch.zeros(1, C), small, 0 * factors, matrix, vector, torch.ones(1))
+    alone = Joint(torch.zeros(1, C), small, 0 * factors, matrix, vector, torch.ones(1)).posterior()
     assert float(alone.mean[0, 1]) == 0
 
 
@@ -201,14 +203,14 @@ def test_samples_are_those_of_the_posterior():
     vector = (torch.randn(1, 9, generator=g, dtype=torch.float64) @ design).expand(n, -1)
     data = design.T @ design, vector, torch.full((n,), 0.5, dtype=torch.float64)
     normal = torch.randn(n, C + 2, generator=g, dtype=torch.float64)
-    samples = draw(mean, variance, factors, *data, normal)
+    samples = Joint(mean, variance, factors, *data).draw(normal)
     before = torch.linalg.inv(torch.diag(variance[0]) + factors[0] @ factors[0].T)
     covariance = torch.linalg.inv(before + data[0] / 0.5**2)
     told = covariance @ (before @ mean[0] + vector[0] / 0.5**2)
     torch.testing.assert_close(samples.mean(0), told, atol=0.04, rtol=0)
     torch.testing.assert_close(samples.T.cov(), covariance, atol=0.04, rtol=0)
-    whole = posterior(mean, variance, factors, *data)
-    alone = draw(mean, variance, factors, *data, torch.zeros_like(normal))
+    whole = Joint(mean, variance, factors, *data).posterior()
+    alone = Joint(mean, variance, factors, *data).draw(torch.zeros_like(normal))
     torch.testing.assert_close(alone, whole.mean)
 
 
@@ -229,7 +231,7 @@ def test_unlikeliness_is_the_probability_of_the_data():
     design = torch.randn(9, C, generator=g, dtype=torch.float64)
     y = torch.randn(7, 9, generator=g, dtype=torch.float64)
     noise = torch.full((7,), s, dtype=torch.float64)
-    found = unlikeliness(mean, variance, factors, design.T @ design, y @ design, noise)
+    found = Joint(mean, variance, factors, design.T @ design, y @ design, noise).unlikeliness()
     covariance = torch.diag_embed(variance) + factors @ factors.mT
     white = s**2 * torch.eye(9, dtype=torch.float64)
     of_data = torch.distributions.MultivariateNormal(

@@ -63,7 +63,7 @@ def with_prior(space) -> Callable[[object], Fitted]:
 
 def posterior_mean(scan, space) -> torch.Tensor:
     """Find the population's variances, and the numbers of the voxels of the mask: (n, c)."""
-    from DMRIMicroLib.codebooks.gaussian import posterior
+    from DMRIMicroLib.codebooks.gaussian import Joint
 
     seen = as_tokens(scan, space)
     group = torch.as_tensor(space.groups)
@@ -71,10 +71,10 @@ def posterior_mean(scan, space) -> torch.Tensor:
     data = seen.matrix, seen.vector.T.contiguous(), seen.noise
     variance, nothing = torch.ones(space.channels), mean[..., None][..., :0]
     for _ in range(STEPS):
-        found = posterior(mean, variance.expand_as(mean), nothing, *data)
+        found = Joint(mean, variance.expand_as(mean), nothing, *data).posterior()
         told = (found.mean.square() + found.variance).clamp(max=FAR**2).mean(0)
         variance = torch.stack([told[group == k].mean() for k in group])
-    return posterior(mean, variance.expand_as(mean), nothing, *data).mean
+    return Joint(mean, variance.expand_as(mean), nothing, *data).expected()
 
 
 def as_tokens(scan, space):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .decay import decay_of
 from .demic import DECAY
-from .gaussian import Posterior, draw, posterior
+from .gaussian import Joint, Posterior
 from .invariants import INVARIANTS, invariants, products
 from .kernels import Kernels
 from .standard import Standard
@@ -119,7 +119,7 @@ class Prior(NamedTuple):
 
     @property
     def gaussian(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, variance and factors of every number, as the functions of `gaussian` take them."""
+        """Mean, variance and factors of every number, as `gaussian.Joint` takes them."""
         return self.mean, self.variance[:, GROUP], self.factors
 
     @property
@@ -128,8 +128,8 @@ class Prior(NamedTuple):
         return self.variance[:, GROUP] + self.factors.square().sum(2)
 
     def posterior(self, matrix: Tensor, vector: Tensor, noise: Tensor) -> Posterior:
-        """Let the data have the last word; see `gaussian.posterior`."""
-        return posterior(*self.gaussian, matrix, vector, noise)
+        """Let the data have the last word; see `gaussian.Joint`."""
+        return Joint(*self.gaussian, matrix, vector, noise).posterior()
 
     def draw(
         self, matrix: Tensor, vector: Tensor, noise: Tensor, generator: torch.Generator
@@ -137,7 +137,7 @@ class Prior(NamedTuple):
         """Sample the posterior of every voxel by itself: (n, c)."""
         shape = (len(self.mean), self.mean.shape[1] + self.factors.shape[2])
         normal = torch.randn(shape, generator=generator).to(self.mean)
-        return draw(*self.gaussian, matrix, vector, noise, normal)
+        return Joint(*self.gaussian, matrix, vector, noise).draw(normal)
 
 
 class Prediction(NamedTuple):

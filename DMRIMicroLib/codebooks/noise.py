@@ -23,10 +23,9 @@ from torch import Tensor
 
 from ..fitting.threads import in_threads
 from ..scan import Scan
-from ..signals.evidence import FLOOR, weighted
+from ..signals.evidence import weighted, without_floor
 from ..signals.space import Space
 from .apart import Volumes, some_slices
-from .gaussian import predicted
 from .network import Codebook
 from .recalibrate import Said
 from .stack import Stack
@@ -87,7 +86,7 @@ def with_settled_noise(
             break
         factor, best = way * factor, further
     told = f"{noise.method}, changed until volumes were predicted best"
-    return scan.with_measured_noise(replace(noise, sigma=noise.sigma * factor, method=told))
+    return scan.with_measured_noise(replace(noise.louder(factor), method=told))
 
 
 def likelihood(error: Tensor, variance: Tensor, noise: Tensor) -> float:
@@ -121,10 +120,8 @@ def _errors(
     others: Volumes = np.setdiff1d(np.arange(len(acq)), volume)
     said = Said.of(network, stack.of_volumes(others).tokens(k).to(device))
     design, offset, _ = stack.space.design(acq.subset([volume]), stack.frame)
-    mean, variance = predicted(*said.prior.gaussian, *said.informed.data, design[0].float())
+    mean, variance = said.joint.predicted(design[0].float())
     signal = stack.signal[rows]
     ratio = torch.from_numpy(signal[:, volume] / signal[:, acq.is_b0].mean(1))
-    # the floor of magnitudes, as of `signals.evidence`
-    power = ratio.square() - said.noise.square()
-    measured = power.clamp(min=(FLOOR * said.noise).square()).sqrt()
+    measured = without_floor(ratio, said.noise, stack.coils)
     return measured - mean - float(offset[0]), variance, said.noise

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..signals.coupling import Coupling
-from .gaussian import Posterior, expected
+from .gaussian import Joint, Posterior
 from .network import GROUP, GROUPS, RANKS, Codebook, Prediction, Prior
 from .tokens import Tokens
 
@@ -99,16 +99,21 @@ class Said:
         matrix, found = self.matrix.clone(), replace(self, coupling=None)
         matrix[fourth, fourth] += weight * torch.eye(9).to(matrix)
         for _ in range(ROUNDS):
-            mean = expected(*self.prior.gaussian, *found.data)
+            mean = Joint(*self.prior.gaussian, *found.data).expected()
             second = mean[:, RANKS[0] : RANKS[0] + 5]
             vector = self.vector.clone()
             vector[:, fourth] += weight * self.coupling.expected(second)
             found = replace(self, matrix=matrix, vector=vector, coupling=None)
         return found
 
+    @property
+    def joint(self) -> Joint:
+        """The prior beside the data and what the coupling makes of them."""
+        return Joint(*self.prior.gaussian, *self.informed.data)
+
     def posterior(self) -> Posterior:
         """Return what prior and data say together."""
-        return self.prior.posterior(*self.informed.data)
+        return self.joint.posterior()
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Sample every voxel by itself, as if its neighbours told all of them: (n, c)."""

@@ -75,6 +75,7 @@ class Stack:
         unknown = NOISE_UNKNOWN * float(np.median(scan.b0[usable]))
         sigma = unknown if noise is None else noise.sigma if noise.map is None else noise.map
         self.sigma = np.broadcast_to(np.float32(sigma), usable.shape)
+        self.noise = noise
         self._cut(usable, 2)
 
     def _cut(self, usable: NDArray[np.bool_], axis: int) -> None:
@@ -93,9 +94,10 @@ class Stack:
         return part
 
     def louder(self, factor: float) -> Stack:
-        """Return the same with so many times the noise."""
+        """Return the same with so many times the noise; its floor stays."""
         other = copy(self)
         other.sigma = self.sigma * np.float32(factor)
+        other.noise = None if self.noise is None else self.noise.louder(factor)
         return other
 
     def along(self, axis: int) -> Stack:
@@ -103,6 +105,11 @@ class Stack:
         other = copy(self)
         other._cut(self.usable, axis)
         return other
+
+    @property
+    def coils(self) -> float:
+        """Of the noise's floor, see `sigma.Noise`."""
+        return 1.0 if self.noise is None else self.noise.coils
 
     def within(self, box: NDArray[np.bool_]) -> Stack:
         """Return the usable voxels of a part of the grid."""
@@ -125,7 +132,8 @@ class Stack:
         cut = torch.from_numpy(np.ascontiguousarray(np.moveaxis(signal[box], -1, 0)))
         inside = torch.from_numpy(np.ascontiguousarray(mask[box]))
         sigma = torch.from_numpy(np.array(self.sigma.take(z, self.axis)[box], order="C"))
-        return tokens(cut, inside, self.acquisition, sigma, self.frame, self.space)
+        own = sigma, self.frame, self.space, self.coils
+        return tokens(cut, inside, self.acquisition, *own)
 
     def misfit(self, numbers: Tensor) -> Tensor:
         """RMS of the weighted signals less those of numbers (n, c), over the noise: (n,)."""

@@ -81,6 +81,7 @@ def tokens(
     sigma: Tensor,
     frame: Tensor,
     space: Space,
+    coils: float = 1.0,
 ) -> Tokens:
     """Prepare one slice.
 
@@ -96,6 +97,8 @@ def tokens(
     frame : (3, 3) tensor
         The slice's rows, columns and thickness in RAS, as rows.
     space : Space
+    coils : float
+        Of the noise's floor, see `sigma.Noise`.
     """
     is_b0 = torch.as_tensor(acquisition.is_b0.copy(), device=signal.device)
     b0 = signal[is_b0].mean(0)
@@ -103,7 +106,7 @@ def tokens(
     s0 = torch.maximum(b0, DIM * middle).clamp(min=1e-12)
     relative = (sigma / s0).clamp(1 / SNR_RANGE[1], 1 / SNR_RANGE[0])
     ratio = (signal / s0).clamp(0, 2) * mask
-    seen = evidence(space, ratio[:, mask], relative[mask], acquisition, frame)
+    seen = evidence(space, ratio[:, mask], relative[mask], acquisition, frame, coils)
     seen = Evidence(seen.matrix.to(signal), seen.vector, seen.noise)
     start = _start(seen, mask)
     alike = _alike(space, ratio, seen, start, acquisition, frame, mask)

@@ -20,16 +20,23 @@ def in_threads(
     """Run batches side by side on the CPU's threads, each on one thread; yield them in order.
 
     One thread a batch, because the operations inside are too small to share: with another
-    program busy on one core, sharing them was measured to be 60 times slower.
+    program busy on one core, sharing them was measured to be 60 times slower. Inference mode, which
+    belongs to a thread, is that of the caller: tensors made in it cannot be written to outside.
     """
     if device.type != "cpu":
         yield from map(work, starts)
         return
+    inference = torch.is_inference_mode_enabled()
+
+    def alike(start: int) -> int:
+        with torch.inference_mode(inference):
+            return work(start)
+
     with one_thread_each() as threads:
         pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         try:
             side_by_side = threads > 1 and len(starts) > 1
-            yield from pool.map(work, starts) if side_by_side else map(work, starts)
+            yield from pool.map(alike, starts) if side_by_side else map(work, starts)
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -1,7 +1,7 @@
 """The prior learns from the scan at hand: no truth, only volumes that it was not shown.
 
 Half of the volumes are shown, and what is expected of a voxel, with its own signals of that half,
-makes the other half's signals more or less likely (`gaussian.unlikeliness`): a loss that noise
+makes the other half's signals more or less likely (`Joint.unlikeliness`): a loss that noise
 cannot make small, be it alike in neighbours or not, as that of other volumes is independent. A few
 voxels are left out of it and tell when to stop.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..codebooks.apart import FEWEST, halves
-from ..codebooks.gaussian import unlikeliness
+from ..codebooks.gaussian import Joint
 from ..codebooks.network import Codebook, Prior, of_head
 from ..codebooks.stack import Stack
 from ..codebooks.tokens import Tokens
@@ -130,7 +130,7 @@ class _Half:
 
 
 def _unlikely(prior: Prior, seen: Tokens) -> Tensor:
-    return unlikeliness(*prior.gaussian, seen.matrix, seen.vector.T, seen.noise)
+    return Joint(*prior.gaussian, seen.matrix, seen.vector.T, seen.noise).unlikeliness()
 
 
 @torch.no_grad()

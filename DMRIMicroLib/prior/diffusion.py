@@ -28,7 +28,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..codebooks import gaussian
 from ..codebooks.network import TOGETHER
 from ..codebooks.recalibrate import Said
 from .volume import Work
@@ -83,6 +82,6 @@ def sample(ask: Ask, first: Tensor, unit: Tensor, steps: int, generator: torch.G
     normal = torch.randn(len(unit), state.shape[1] + TOGETHER, generator=generator)
 
     def drawn(beside: Said, rows: Tensor) -> Tensor:
-        return gaussian.draw(*beside.prior.gaussian, *beside.informed.data, normal[rows])
+        return beside.joint.draw(normal[rows])
 
     return ask(state, schedule[-1], steps - 1, drawn)

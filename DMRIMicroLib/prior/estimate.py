@@ -127,7 +127,7 @@ def pigment(
     work = _settings(preset, samples, adapt)
     device = choose_device(device)
     loaded = open_codebook(weights)
-    wanted = _wanted(loaded, models)
+    wanted = columns_of_models(loaded, models)
 
     def report(share: float, text: str) -> None:
         if progress is not None:
@@ -161,8 +161,8 @@ def _settings(preset: str, samples: int | None, adapt: int | None) -> Preset:
     return chosen
 
 
-def _wanted(loaded: Loaded, models: str | Sequence[str]) -> list[int]:
-    """Columns of the network's metrics that belong to some models."""
+def columns_of_models(loaded: Loaded, models: str | Sequence[str]) -> list[int]:
+    """Return the columns of the network's metrics that belong to some models; refuse others."""
     known = {m.name for name in loaded.scale.metrics if (m := owner(name)) is not None}
     if isinstance(models, str):
         models = [name.strip() for name in models.split(",")]

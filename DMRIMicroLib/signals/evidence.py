@@ -89,8 +89,22 @@ def weighted(acquisition: Acquisition) -> NDArray[np.bool_]:
     return (~acquisition.is_b0) & (acquisition.bvals <= 1e3 * HIGHEST)
 
 
+def without_floor(magnitude: Tensor, noise: Tensor, coils: float = 1.0) -> Tensor:
+    """Return magnitudes without what noise adds to them.
+
+    E[y^2] = S^2 + 2 n s^2 with `coils` n, that of a Gaussian S^2 + s^2.
+    """
+    power = magnitude.square() - (2 * coils - 1) * noise.square()
+    return power.clamp(min=(FLOOR * noise).square()).sqrt()
+
+
 def evidence(
-    space: Space, ratio: Tensor, noise: Tensor, acquisition: Acquisition, frame: Tensor
+    space: Space,
+    ratio: Tensor,
+    noise: Tensor,
+    acquisition: Acquisition,
+    frame: Tensor,
+    coils: float = 1.0,
 ) -> Evidence:
     """Prepare the data step.
 
@@ -104,12 +118,12 @@ def evidence(
     acquisition : Acquisition
     frame : (3, 3) tensor
         See `Space.design`.
+    coils : float
+        See `sigma.Noise`.
     """
     rows = [int(v) for v in weighted(acquisition).nonzero()[0]]
     design, offset, rest = space.design(acquisition.subset(rows), frame)
-    # the floor of magnitudes: E[y^2] = S^2 + 2 s^2, that of a Gaussian S^2 + s^2
-    power = ratio[rows].square() - noise.square()
-    y = power.clamp(min=(FLOOR * noise).square()).sqrt()
+    y = without_floor(ratio[rows], noise, coils)
     typical = float(noise.median())
     level = y.mean(1).double().cpu()
     averaged = max(1, int(acquisition.is_b0.sum()))
