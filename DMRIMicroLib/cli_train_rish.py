@@ -25,12 +25,14 @@ class Preset(StrEnum):
 
 
 class LatentPreset(StrEnum):
-    """Presets of latent diffusion, two with a 7 T autoencoder that starts from nothing."""
+    """Presets of latent diffusion: a 7 T autoencoder that starts from nothing, or no detail."""
 
     cpu = "cpu"
     gpu = "gpu"
     cpu_scratch = "cpu-scratch"
     gpu_scratch = "gpu-scratch"
+    cpu_plain = "cpu-plain"
+    gpu_plain = "gpu-plain"
 
 
 SizeOf = Annotated[Preset, typer.Option(help="Size and length of the training.")]

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 AUTOENCODER = {"channels": (4, 8), "layers": 1, "codes": 8, "dimension": 4}
 DENOISER = {"widths": (4, 8), "heads": 4, "groups": 2, "dimension": 4}
+DETAIL = {"widths": (4, 8), "blocks": 1}
 
 
 def blob(rows: int, shape: tuple[int, ...], seed: int = 0, channels: int = 3) -> Tensor:

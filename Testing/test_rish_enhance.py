@@ -1,6 +1,7 @@
 """Enhanced scans: tiles, grids, methods, what is carried along; `dmrimicro enhance`."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -282,6 +283,18 @@ def test_samples_have_a_mean_and_a_spread_and_a_seed(monkeypatch):
     assert np.abs(other.scan.signal - two.scan.signal).max() > 1
     fake(monkeypatch, lambda low, noise: low)
     assert dm.enhance(scan, "fake", "keep", samples=3).sd is None
+
+
+def test_scale_maps_of_one_give_the_scan_back(monkeypatch):
+    scan = scan_of()
+    noisy = scan.signal.copy()
+    noisy[..., 5] = 1.2 * scan.b0  # noise beyond b = 0 is part of the scan
+    scan = replace(scan, signal=noisy)
+    fake(monkeypatch, lambda low, noise: low)
+    made = dm.enhance(scan, "fake", "keep")
+    np.testing.assert_allclose(made.scale, 1, atol=1e-3)  # features in network units and back
+    plain = dm.enhance(scan, "interpolate", "keep")
+    np.testing.assert_allclose(plain.scan.signal, noisy, rtol=1e-5, atol=1e-3)
 
 
 def test_signals_stay_between_nothing_and_b0(monkeypatch):

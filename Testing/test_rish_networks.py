@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from rish_tiny import AUTOENCODER, DENOISER, blob, stirred
+from rish_tiny import AUTOENCODER, DENOISER, DETAIL, blob, stirred
 from torch import nn
 
 from DMRIMicroLib.errors import InputError
@@ -19,6 +19,7 @@ from DMRIMicroLib.rish.units import Units
 
 pytest.importorskip("monai")
 
+from DMRIMicroLib.rish.detail import Detail
 from DMRIMicroLib.rish.diffusion import (
     HIGH,
     LOW,
@@ -41,9 +42,9 @@ ODD = (9, 6, 11)
 """Edges that nothing divides."""
 
 
-def tiny_ldm(sampling=None, seed=0):
+def tiny_ldm(sampling=None, seed=0, detail=None):
     torch.manual_seed(seed)
-    network = stirred(LatentDiffusion(AUTOENCODER, DENOISER, sampling)).eval()
+    network = stirred(LatentDiffusion(AUTOENCODER, DENOISER, detail, sampling)).eval()
     network.low.begin(blob(2, (8, 8, 8)), 0)
     network.high.load_state_dict(network.low.state_dict())
     return network
@@ -56,7 +57,7 @@ def tiny_ldm(sampling=None, seed=0):
         lambda: PlainCNN(4, 3),
         lambda: GAN(4, 4),
         lambda: SuperResolution(4, 1),
-        lambda: tiny_ldm(Sampling(steps=4, depth=(0.5,) * 3, detail=True)),
+        lambda: tiny_ldm(Sampling(steps=4, depth=(0.5,) * 3), detail=DETAIL),
     ],
     ids=["residual", "cnn", "gan", "superres", "ldm"],
 )
@@ -317,7 +318,7 @@ def test_each_order_is_read_off_its_own_guidance_and_depth():
     one = Sampling((0.0,) * 3, (0.2,) * 3, steps=10)
     other = Sampling((3.0,) * 3, (0.5,) * 3, steps=10)
     both = Sampling((0.0, 3.0, 3.0), (0.2, 0.5, 0.5), steps=10)
-    assert both.runs() == {(0.0, 0.2): [0], (3.0, 0.5): [1, 2]}
+    assert both.runs() == {0.2: {0.0: [0]}, 0.5: {3.0: [1, 2]}}
     network, made = tiny_ldm(), []
     for network.sampling in (one, other, both):
         made.append(network(features))
@@ -326,14 +327,39 @@ def test_each_order_is_read_off_its_own_guidance_and_depth():
     assert Sampling.read(both.told()) == both
 
 
-def test_with_detail_nothing_is_lost_where_both_fields_are_alike():
+def test_ways_of_one_depth_go_up_once(monkeypatch):
+    network = tiny_ldm(Sampling((0.0, 1.0, 0.0), (0.2, 0.2, 0.5), steps=10))
+    asked, up = [], network.up
+    monkeypatch.setattr(
+        network, "up", lambda encoded, depth: asked.append(depth) or up(encoded, depth)
+    )
+    network(blob(1, (8, 8, 8)))
+    assert asked == [0.2, 0.5]
+
+
+def test_without_detail_the_answer_is_what_is_decoded():
     features = blob(1, ODD)
-    network = tiny_ldm(Sampling((0.0,) * 3, (0.0,) * 3, detail=True))
-    assert torch.allclose(network(features), features, atol=1e-5)
-    network.sampling = Sampling((0.0,) * 3, (0.0,) * 3)
-    made = network.low.again(features)
+    network = tiny_ldm(Sampling((0.0,) * 3, (0.0,) * 3))
+    made = network.low.again(features)  # both fields are alike, and there is no noise
     assert torch.allclose(network(features), made, atol=1e-5)
     assert not torch.allclose(made, features, atol=1e-2)
+
+
+def test_detail_begins_as_shares_of_what_codes_lose():
+    given, again, made, mask = *(blob(2, ODD, k) for k in (1, 2, 3)), torch.ones(2, *ODD).bool()
+    share = torch.tensor([0.2, 0.9, 0.0])
+    wanted = made + share[:, None, None, None] * (given - again)
+    mask[:, 0] = False
+    wanted[:, :, 0] = 1e3  # does not count
+    seen, detail = torch.cat([given, again, made], 1), Detail(**DETAIL)
+    detail.begin([(seen[:1], wanted[:1], mask[:1]), (seen[1:], wanted[1:], mask[1:])])
+    assert torch.allclose(detail.share, share, atol=1e-5)
+    assert torch.allclose(detail(seen)[:, :, 1:], wanted[:, :, 1:], atol=1e-5)
+    # all of what is lost gives the scan back where both fields are alike
+    network = tiny_ldm(Sampling((0.0,) * 3, (0.0,) * 3))
+    network.detail = Detail(**DETAIL)
+    network.detail.share.fill_(1.0)
+    assert torch.allclose(network(given), given, atol=1e-5)
 
 
 def test_a_method_without_weights_tells_what_trains_it(monkeypatch):

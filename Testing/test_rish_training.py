@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rish_tiny import AUTOENCODER, DENOISER, blob, stirred
+from rish_tiny import AUTOENCODER, DENOISER, DETAIL, blob, stirred
 from typer.testing import CliRunner
 
 pytest.importorskip("lightning_fabric")
@@ -32,7 +32,7 @@ TINY = {
     "rish-residual": {"method": {"widths": [4, 8], "blocks": 1}},
     "rish-cnn": {"method": {"width": 4, "layers": 3}},
     "rish-gan": {"method": {"width": 4, "judge": 4}},
-    "rish-ldm": {"autoencoder": AUTOENCODER, "denoiser": DENOISER},
+    "rish-ldm": {"autoencoder": AUTOENCODER, "denoiser": DENOISER, "detail": DETAIL},
 }
 
 
@@ -81,10 +81,13 @@ def test_the_recipes_can_be_read():
             assert list(recipe.stages)[-1] == "finer"
             assert recipe.training("finer")["accelerator"] == {"cpu": "cpu", "gpu": "cuda"}[preset]
             assert all(recipe.training(stage)["steps"] > 0 for stage in recipe.stages)
-    assert list(read_rish("rish-ldm", "cpu").stages) == ["low", "high", "denoiser", "finer"]
-    scratch = read_rish("rish-ldm", "cpu-scratch")
-    assert scratch.scratch
-    assert replace(scratch, preset="cpu", scratch=False) == read_rish("rish-ldm", "cpu")
+    stages = ["low", "high", "denoiser", "detail", "finer"]
+    assert list(read_rish("rish-ldm", "cpu").stages) == stages
+    for name in ("scratch", "plain"):
+        ablation = read_rish("rish-ldm", f"cpu-{name}")
+        assert getattr(ablation, name)
+        changed = {"preset": "cpu", name: False}
+        assert replace(ablation, **changed) == read_rish("rish-ldm", "cpu")
     with pytest.raises(InputError, match="Choose from: cpu, gpu"):
         read_rish("rish-cnn", "cpu-scratch")
 
@@ -93,14 +96,14 @@ def test_the_recipes_can_be_read():
 def test_weights_of_every_preset_fit_into_a_file(kind):
     for preset in ("cpu", "gpu"):
         recipe = read_rish(kind, preset)
-        given = {"autoencoder": recipe.autoencoder, "denoiser": recipe.denoiser}
+        given = {k: getattr(recipe, k) for k in ("autoencoder", "denoiser", "detail")}
         with torch.device("meta"):  # no memory, no random numbers
             network = build(kind.removeprefix("rish-"), recipe.method or given)
             finer = SuperResolution(**recipe.finer)
         numbers = sum(v.numel() for n in (network, finer) for v in n.state_dict().values())
         assert 2 * numbers < ROOM * LARGEST  # in half precision
         if preset == "cpu":
-            assert numbers < 2_500_000
+            assert numbers < 3_500_000
 
 
 def test_an_example_is_a_function_of_its_number(files):
@@ -138,6 +141,13 @@ def test_a_part_of_a_pair_is_the_same_part_of_both_scans(files):
     assert not torch.equal(next(examples).given, example.given)
     whole = next(stream_of(files, pairs_of(units), 0, 1, crop=EDGE + 1)(0))
     assert whole.given.shape[-1] == EDGE  # no more than there is
+
+
+def test_a_stage_can_see_less_of_a_pair(files, tmp_path):
+    recipe = tiny("rish-ldm", crop=EDGE, crops={"detail": 4})
+    run = Run(recipe, tmp_path, files[:4], files[4:], Setting(), lambda *told: None, lambda: False)
+    edges = {stage: next(run.stream(stage)(0)).given.shape[-1] for stage in ("low", "detail")}
+    assert edges == {"low": EDGE, "detail": 4}
 
 
 def test_turning_is_a_permutation_of_axes():
@@ -235,7 +245,7 @@ def test_the_way_of_sampling_is_chosen_on_pairs_held_out(files, tmp_path):
     recipe = tiny("rish-ldm", choosing=1)
     card = read_card(rish.train_rish(recipe, files, tmp_path))
     curve = card.data["curve"]
-    count = len(rish_measure.GUIDANCES) * len(rish_measure.DEPTHS) * 2
+    count = len(rish_measure.GUIDANCES) * len(rish_measure.DEPTHS)
     assert len(curve) == count
     best = rish_measure.best_of(curve)
     assert card.data["sampling"]["guidance"] == list(best.guidance)
@@ -246,6 +256,7 @@ def test_the_way_of_sampling_is_chosen_on_pairs_held_out(files, tmp_path):
     assert "on which guidance and noise level were chosen, too" in told  # one pair is held out
     about = "3 T scan at b = 1000 s/mm2 would be at 7 T, on voxels of 1.25 mm"
     assert about in card.about
+    assert "gives back what its codes lose" in card.about
 
 
 def test_pairs_that_tell_errors_are_not_those_that_guidance_was_chosen_on(files, tmp_path):
@@ -282,6 +293,7 @@ def test_a_search_that_was_stopped_goes_on_and_comes_to_the_same_curve(
     files, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(rish_measure, "DEPTHS", (0.1, 0.25))
+    monkeypatch.setattr(rish_measure, "GUIDANCES", (0.0, 50.0))
     network, units, asked = untaught_ldm(), Units(), []
     given, up = network.sampling, network.up
     monkeypatch.setattr(network, "up", lambda *a: asked.append(a[1]) or up(*a))
@@ -294,6 +306,7 @@ def test_a_search_that_was_stopped_goes_on_and_comes_to_the_same_curve(
     assert asked == [0.1, 0.25]  # once for each noise level, of all pairs together
     assert len({tuple(row["nmse"]) for row in whole}) > 1
     assert (sampling.steps, network.sampling) == (given.steps, given)
+    assert len(whole) == 4
     told = []
 
     def stop(done, count):
@@ -305,7 +318,7 @@ def test_a_search_that_was_stopped_goes_on_and_comes_to_the_same_curve(
         search("parts.json", stop)
     assert told == [(0, 4), (1, 4)]
     kept = json.loads((tmp_path / "parts.json").read_text())["rows"]
-    assert kept == whole[:2]
+    assert kept == whole[:1]
     told.clear()
     assert search("parts.json", lambda *told_: told.append(told_)) == (sampling, whole)
     assert told[:2] == [(1, 4), (2, 4)]
@@ -318,12 +331,11 @@ def test_a_search_that_was_stopped_goes_on_and_comes_to_the_same_curve(
 
 def test_the_rows_of_a_search_are_what_the_network_says(files, tmp_path, monkeypatch):
     monkeypatch.setattr(rish_measure, "DEPTHS", (0.1,))
-    monkeypatch.setattr(rish_measure, "STEPS", 50)
     network, units, read = untaught_ldm(), Units(), pairs_of(Units())
     curve = rish_measure.choose(network, files[:3], read, units, tmp_path / "curve.json")[1]
     for row in curve:
         way = {name: (row[name],) * 3 for name in ("guidance", "depth")}
-        network.sampling = Sampling(**way, detail=row["detail"])
+        network.sampling = Sampling(**way)
         said = rish_measure.nmse(lambda low: network(low[None])[0], files[:3], read, units)
         assert row["nmse"] == pytest.approx(said, rel=1e-3, abs=2e-5)
 
@@ -337,14 +349,30 @@ def test_the_middle_of_a_pair_is_shown(files):
 
 
 def test_the_best_way_is_that_of_each_order():
-    def row(guidance, detail, *errors):
-        return {"guidance": guidance, "depth": 0.1, "detail": detail, "nmse": list(errors)}
+    def row(guidance, depth, *errors):
+        return {"guidance": guidance, "depth": depth, "nmse": list(errors)}
 
-    curve = [row(0, False, 0.1, 0.5, 0.3), row(1, False, 0.2, 0.4, 0.9), row(2, True, 0.3, 0.3, 1)]
+    curve = [row(0, 0.1, 0.1, 0.5, 0.3), row(1, 0.1, 0.2, 0.4, 0.9), row(2, 0.5, 0.3, 0.3, 1)]
     best = rish_measure.best_of(curve)
-    assert best.guidance == (0, 1, 0)
-    assert not best.detail
-    assert rish_measure.best_of([*curve, row(4, True, 0.01, 0.6, 0.6)]).detail
+    assert best.guidance == (0, 2, 0)
+    assert best.depth == (0.1, 0.5, 0.1)
+
+
+def test_a_deeper_way_that_is_hardly_better_is_not_taken():
+    near = [{"guidance": 0, "depth": d, "nmse": [e] * 3} for d, e in ((0.1, 0.1008), (0.5, 0.1))]
+    assert rish_measure.best_of(near).depth == (0.1,) * 3
+    far = [{"guidance": 0, "depth": d, "nmse": [e] * 3} for d, e in ((0.1, 0.102), (0.5, 0.1))]
+    assert rish_measure.best_of(far).depth == (0.5,) * 3
+
+
+def test_what_the_paper_has_is_trained_without_detail(files, tmp_path):
+    made = rish.train_rish(tiny("rish-ldm", plain=True), files, tmp_path)
+    network = load_method("ldm", made.with_suffix(".safetensors")).network
+    assert network.detail is None
+    assert not (tmp_path / "detail").exists()
+    low = blob(1, (EDGE,) * 3)
+    assert torch.equal(network(low), network.seen(low)[:, -3:])
+    assert "gives back" not in read_card(made).about
 
 
 def test_errors_are_relative_to_the_features(files):

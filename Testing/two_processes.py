@@ -10,17 +10,22 @@ from DMRIMicroLib.training.loop import Training, train
 
 
 class Net(nn.Module):
-    """With one parameter that the loss alone uses, and one that nobody does."""
+    """With a parameter that the loss alone uses, and one that nobody does."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
+        self.second = nn.Linear(3, 1)
         self.layers = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
         self.offset = nn.Parameter(torch.zeros(1))
         self.idle = nn.Parameter(torch.ones(1))
 
     def forward(self, x):
         return self.layers(x)[:, 0]
+
+    def more(self, x):
+        """What a loss may ask for beside the forward pass."""
+        return self.second(x)[:, 0]
 
 
 def stream(first, step=1):
@@ -34,7 +39,7 @@ def stream(first, step=1):
 
 def loss(network, example, step):
     x, y = example
-    value = (network(x) + network.offset - y).square().mean()
+    value = (network(x) + network.more(x) + network.offset - y).square().mean()
     return value, {"loss": float(value.detach())}
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from _lesions import _grid
@@ -31,6 +34,12 @@ class Asked:
     anatomies : str
     seed, patch, voxels : int
         Of the trainings; 3 T voxels along an edge; voxels of a pair to which NODDI is fitted.
+    keep : str
+        Folder of simulated pairs; "": none is kept.
+    only : tuple of str
+        Names of the methods that are asked now; all, if there is none.
+    both : tuple of str
+        Names of those that are asked without super-resolution, too; all, if there is none.
     """
 
     weights: tuple[tuple[str, str], ...]
@@ -38,11 +47,15 @@ class Asked:
     seed: int
     patch: int
     voxels: int
+    keep: str = ""
+    only: tuple[str, ...] = ()
+    both: tuple[str, ...] = ()
 
     @property
     def methods(self) -> dict[str, str | None]:
         """Weights by name, interpolation first."""
-        return {PLAIN: None, **dict(self.weights)}
+        known = {PLAIN: None, **dict(self.weights)}
+        return {name: known[name] for name in self.only or known}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +95,22 @@ def machines(largest: float) -> list:
 
 
 def pair(asked: Asked, number: int, largest: float = SHELL) -> Seen:
-    """Draw a pair that no training saw."""
+    """Draw a pair that no training saw, or take the one that was kept."""
+    if not asked.keep:
+        return seen_by(*drawn(asked, number, largest))
+    told = f"{asked.anatomies}-{asked.seed}-{asked.patch}-{largest:.0f}-{number}"
+    file = Path(asked.keep) / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.pickle"
+    if not file.exists():
+        both = drawn(asked, number, largest)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_bytes(pickle.dumps(seen_by(*both), protocol=5))
+        part.replace(file)
+    return pickle.loads(file.read_bytes())
+
+
+def drawn(asked: Asked, number: int, largest: float) -> tuple:
+    """Draw what both scanners see of one piece of one head."""
     import torch
 
     from DMRIMicroLib.brain.simulate import generator_for
@@ -92,7 +120,7 @@ def pair(asked: Asked, number: int, largest: float = SHELL) -> Seen:
     first, second = machines(largest)
     config = PairConfig(patch=(asked.patch,) * 3, first=first, second=second)
     generator = generator_for(asked.seed + TEST, f"RISH pair {number}")
-    return seen_by(*draw_pair(heads(asked.anatomies), generator, config, torch.device("cpu")))
+    return draw_pair(heads(asked.anatomies), generator, config, torch.device("cpu"))
 
 
 def seen_by(low, high, ill: np.ndarray | None = None) -> Seen:

@@ -22,7 +22,10 @@ sri24-* ones (`--anatomies`), and their seed is that of no training (`rish.data.
 `--pairs`, `--downstream` and `--lesions` tell how many pairs each part has, `--patch` their voxels,
 `--voxels` to how many of a pair NODDI is fitted, `--seed` is that of the trainings, `--workers` the
 number of processes of one thread, `--name` that of the file. Every pair is written when it is
-done; the same command takes up what was stopped, another one begins anew.
+done; the same command takes up what was stopped. A method that is new, or has other weights, is
+added to the pairs that are there; other heads, seeds or sizes begin anew. `--keep FOLDER` keeps
+simulated pairs, some 60 MB each, for the next time; `--both NAMES` asks only these without
+super-resolution, too.
 """
 
 from __future__ import annotations
@@ -32,15 +35,16 @@ import hashlib
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from _common import Results, rounded
 from _rish import PARTS
-from _rish_pairs import Asked
+from _rish_pairs import PLAIN, Asked
 
 HEADS = "sri24-afni,sri24-dsistudio,sri24-niivue,sri24-tractseg"
-RAW, ASKED = "pairs", "asked"
+RAW, ASKED, WEIGHTS, DONE = "pairs", "asked", "weights", "done"
 
 
 def summary(rows: list) -> object:
@@ -54,14 +58,30 @@ def summary(rows: list) -> object:
 
 def opened(name: str, asked: Asked) -> Results:
     """Open the results of the same question, or begin anew."""
-    files = {n: hashlib.sha256(Path(f).read_bytes()).hexdigest()[:12] for n, f in asked.weights}
-    told = {"weights": files, "anatomies": asked.anatomies, "seed": asked.seed}
+    told = {"anatomies": asked.anatomies, "seed": asked.seed}
     told |= {"patch": asked.patch, "voxels": asked.voxels}
     results = Results(name)
     if results.content.get(ASKED) != told:
         results = Results(name, fresh=True)
         results.put(ASKED, value=told)
+    files = {n: hashlib.sha256(Path(f).read_bytes()).hexdigest()[:12] for n, f in asked.weights}
+    results.put(WEIGHTS, value=results.content.get(WEIGHTS, {}) | files | {PLAIN: ""})
     return results
+
+
+def lacking(results: Results, asked: Asked, part: str, number: int) -> tuple[str, ...]:
+    """Name the methods that a pair lacks, or has with other weights."""
+    done = results.content.get(DONE, {}).get(part, {}).get(str(number), {})
+    now = results.content[WEIGHTS]
+    return tuple(name for name in asked.methods if done.get(name) != now[name])
+
+
+def merged(one: dict, other: dict) -> dict:
+    """Put nested numbers together, the second's first."""
+    both = {
+        k: merged(one[k], v) if isinstance(v, dict) and k in one else v for k, v in other.items()
+    }
+    return {**one, **both}
 
 
 def alone() -> None:
@@ -73,15 +93,24 @@ def alone() -> None:
 
 def measure(results: Results, asked: Asked, counts: dict[str, int], workers: int) -> None:
     """Measure what is missing, pair by pair, in several processes."""
-    todo = [(part, k) for part, count in counts.items() for k in range(count)]
-    todo = [(part, k) for part, k in todo if not results.has(RAW, part, str(k))]
+    todo = [(k, part) for part, count in counts.items() for k in range(count)]
+    todo = [(k, part, lacking(results, asked, part, k)) for k, part in sorted(todo)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=alone) as pool:
-        tasks = {pool.submit(PARTS[part], asked, k): (part, k) for part, k in todo}
+        tasks = {
+            pool.submit(PARTS[part], replace(asked, only=names), k): (part, k, names)
+            for k, part, names in todo
+            if names
+        }
         try:
             for task in as_completed(tasks):
-                part, k = tasks[task]
-                results.put(RAW, part, str(k), value=task.result())
+                part, k, names = tasks[task]
+                rows = results.content.get(RAW, {}).get(part, {})
+                row = merged(rows.get(str(k), {}), task.result())
+                done = {name: results.content[WEIGHTS][name] for name in names}
+                results.put(RAW, part, str(k), value=row)
+                before = results.content.get(DONE, {}).get(part, {}).get(str(k), {})
+                results.put(DONE, part, str(k), value=before | done)
                 results.put(part, value=summary(list(results.content[RAW][part].values())))
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -101,12 +130,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--name", default="rish_ldm")
+    parser.add_argument("--keep", default="")
+    parser.add_argument("--both", default="", help="NAMES to ask without super-resolution, too")
     given = parser.parse_args(arguments)
     parts = given.parts.split(",")
     if wrong := [p for p in parts if p not in PARTS] + [t for t in given.weights if "=" not in t]:
         parser.error(f"{wrong[0]!r} is neither a part ({', '.join(PARTS)}) nor NAME=FILE")
     weights = tuple(tuple(text.split("=", 1)) for text in given.weights)
-    asked = Asked(weights, given.anatomies, given.seed, given.patch, given.voxels)
+    asked = Asked(weights, given.anatomies, given.seed, given.patch, given.voxels, given.keep)
+    asked = replace(asked, both=tuple(filter(None, given.both.split(","))))
     counts = {"table": given.pairs, "directions": given.pairs}
     counts |= {"downstream": given.downstream, "lesion": given.lesions}
     chosen = {part: counts[part] for part in parts}

@@ -100,7 +100,7 @@ class Learned:
 def build(name: str, arguments: dict[str, Any], sampling: dict | None = None) -> nn.Module:
     """Build an untrained network of a method."""
     if name == "ldm" and sampling is not None:
-        return NETWORKS[name](**arguments, sampling=Sampling.read(sampling))
+        return LatentDiffusion(**arguments, sampling=Sampling.read(sampling))
     return NETWORKS[name](**arguments)
 
 

@@ -118,7 +118,7 @@ class Scaled:
 
 
 def rescale(images: Images, scale: Tensor, order: int, tell: Tell) -> Scaled:
-    """Scale the harmonics of all shells, in place, and keep signals between 0 and that of b = 0.
+    """Scale the harmonics of all shells, in place, and keep signals from growing beyond b = 0.
 
     Parameters
     ----------
@@ -145,10 +145,12 @@ def rescale(images: Images, scale: Tensor, order: int, tell: Tell) -> Scaled:
             volumes = list(shell.indices[part])
             directions = torch.from_numpy(acq.bvecs[volumes]).float()
             ratio, runs = images.ratio(volumes), []
+            highest = ratio.clamp(min=1)  # noise of the scan itself stays: lambda of 1 is the scan
             for one in scale:
                 changed = scaled_signal(ratio, found, one, directions, own)
-                clipped += int(((changed < 0) | (changed > 1)).sum())
-                runs.append(changed.clamp(0, 1))
+                kept = changed.clamp(min=0).minimum(highest)
+                clipped += int((kept != changed).sum())
+                runs.append(kept)
             _write(images, volumes, torch.stack(runs), sd)
             done += len(volumes)
             tell(done / int((~acq.is_b0).sum()), "Scaling")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -109,6 +110,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     optimiser = torch.optim.AdamW(network.parameters(), training.rate, weight_decay=training.decay)
     model, optimiser = fabric.setup(network, optimiser)
+    _open_methods(model, network)
     mean = {name: value.detach().clone() for name, value in network.state_dict().items()}
     first = _resume(folder, network, optimiser, mean, training)
     stream, began = crew.own(examples, first * training.batch), time.monotonic()
@@ -146,6 +148,13 @@ def train(
             progress((step + 1) / training.steps, f"Training: step {step + 1} of {training.steps}")
     network.load_state_dict(mean)
     return network
+
+
+def _open_methods(model: Any, network: nn.Module) -> None:
+    """Let a loss call every method of a network that DDP wraps, not only its forward pass."""
+    for name in set(dir(type(network))) - set(dir(nn.Module)):
+        if not name.startswith("_") and inspect.ismethod(getattr(network, name)):
+            model.mark_forward_method(name)
 
 
 def _crew(training: Training) -> Crew:

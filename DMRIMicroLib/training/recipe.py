@@ -57,6 +57,8 @@ ROOM = 0.98
 LEAST = 1e-3
 """Smallest factor of a standard deviation."""
 
+STOPPED = "Stopped; the same command goes on from the last checkpoint."
+
 Progress = Callable[[float, str], None]
 
 
@@ -229,18 +231,16 @@ def train_codebook(
         loss = task.loss(scale)
         network = loop.train(network, stream, loss, training, folder, progress, asked)
         if stopped[0]:
-            raise Cancelled("Stopped; the same command goes on from the last checkpoint.")
+            raise Cancelled(STOPPED)
+
+    def reading(share: float) -> None:
+        if cancelled():  # begins anew then: it takes minutes, the training before it is kept
+            raise Cancelled(STOPPED)
+        progress(1.0, f"Learning to read metrics: {share:.0%}")
+
     later = example_stream(known, space, recipe.seed + LATER, config, workers)(0)
     progress(1.0, "Learning to read metrics")
-    taught = task.finish(
-        network,
-        known,
-        space,
-        scale,
-        later,
-        recipe,
-        lambda share: progress(1.0, f"Learning to read metrics: {share:.0%}"),
-    )
+    taught = task.finish(network, known, space, scale, later, recipe, reading)
     progress(1.0, "Calibrating")
     network = network.cpu().eval()
     plain = replace(config, strange=0.0, state=0.0)

@@ -1,25 +1,33 @@
-"""Stages of RISH latent diffusion: two autoencoders, the denoiser, and how it is sampled."""
+"""Stages of RISH latent diffusion: two autoencoders, the denoiser, how it is sampled, detail."""
 
 from __future__ import annotations
 
 import json
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..brain.simulate import generator_for
-from ..errors import Cancelled
 from ..files import staged
+from ..rish.detail import Detail, detail_loss
 from ..rish.diffusion import HIGH, LOW, Denoiser, denoiser_loss
 from ..rish.ldm import LatentDiffusion, Sampling
 from ..rish.vqvae import Autoencoder, autoencoder_loss
 from .rish_measure import choose, middles
 from .rish_run import Run
-from .rish_stream import Patches
+from .rish_stream import KEPT, Patches, Read, keep, kept
 
 SAMPLING = "sampling.json"
 """File of the way of sampling that was chosen, and of the curve."""
+
+DETAIL = "detail"
+"""Name of the stage."""
+
+TRANSLATED = "translated"
+"""Folder of what comes of every pair before detail, on the 3 T grid."""
 
 CURVE = "curve.json"
 """File of the ways that were tried so far."""
@@ -45,18 +53,55 @@ def train_latent(run: Run) -> tuple[LatentDiffusion, dict[str, Any]]:
             (stage / SAMPLING).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     told = json.loads(file.read_text(encoding="utf-8"))
     network.sampling = Sampling.read(told["sampling"])
+    if not recipe.plain:
+        network.detail = train_detail(run, network)
     return network.cpu(), told
 
 
+def train_detail(run: Run, network: LatentDiffusion) -> nn.Module:
+    """Train what gives back what the autoencoders lose, on translations that are kept on disk."""
+    seed = run.recipe.seed_of(DETAIL)
+    torch.manual_seed(seed)
+    keep_translations(run, network)
+    stream = run.stream(DETAIL, read=translated(run))
+    detail = Detail(**run.recipe.detail)
+    if not run.begun(DETAIL):
+        examples = stream(0)
+        detail.begin(next(examples)[:3] for _ in range(SETTLING))
+    return run.learn(DETAIL, detail, stream, lambda net, e, step: detail_loss(net, *e[:3]))
+
+
+def keep_translations(run: Run, network: LatentDiffusion) -> None:
+    """Write what `LatentDiffusion.seen` makes of every pair, which takes long, once."""
+    folder = run.folder / TRANSLATED
+    folder.mkdir(parents=True, exist_ok=True)
+    network.to(run.device)
+    for number, file in enumerate(run.known):
+        run.stop_if_asked()
+        if not (folder / file.name).exists():
+            low = run.read(file)[0].float().to(run.device)
+            keep(network.seen(low[None])[0].cpu(), folder / file.name)
+        run.tell(DETAIL, 0.0, f"pair {number + 1} of {len(run.known)}")
+    network.cpu()
+
+
+def translated(run: Run) -> Read:
+    """Return what reads translations, 7 T features and the mask."""
+
+    @lru_cache(maxsize=KEPT)
+    def read(file: Path) -> tuple[Tensor, Tensor, Tensor]:
+        _, high, mask = run.read(file)
+        return kept(run.folder / TRANSLATED / file.name), high, mask
+
+    return read
+
+
 def _chosen(run: Run, network: LatentDiffusion) -> tuple[Sampling, list[dict]]:
-    """Choose guidance, noise level and detail; what was tried stays in the folder."""
-    # as `Run.learn` counts: super-resolution, the last stage, comes after
-    share = (len(run.recipe.stages) - 1) / len(run.recipe.stages)
+    """Choose guidance and noise level; what was tried stays in the folder."""
 
     def tell(done: int, count: int) -> None:
-        run.progress(share, f"guidance and noise level: {done} of {count} tried")
-        if run.cancelled():
-            raise Cancelled("Stopped; the same command goes on from here.")
+        run.tell("denoiser", 1.0, f"guidance and noise level: {done} of {count} tried")
+        run.stop_if_asked()
 
     read = middles(run.read, run.setting.patch)
     return choose(network, run.choosing, read, run.setting.units, run.folder / CURVE, tell)

@@ -24,8 +24,8 @@ GUIDANCES = (0.0, 1.0, 2.0, 4.0)
 DEPTHS = (0.1, 0.25, 0.5)
 """Noise levels that are tried, as shares of all times; a quarter is usual."""
 
-STEPS = 20
-"""Of DDIM over all times while ways are compared (chosen); samples are made with more."""
+ALIKE = 1.01
+"""Errors that differ by less are alike (chosen): a deep noise level takes five times as long."""
 
 TOGETHER = 8
 """Pairs that go through the networks at a time."""
@@ -83,7 +83,7 @@ def choose(
     kept: Path,
     tell: Callable[[int, int], None] = lambda done, count: None,
 ) -> tuple[Sampling, list[dict]]:
-    """Choose guidance, noise level and detail on pairs that no training step saw.
+    """Choose guidance and noise level on pairs that no training step saw.
 
     Encodings go up to each noise level once: on the way up there is no guidance.
 
@@ -100,16 +100,12 @@ def choose(
     Returns
     -------
     Sampling
-        The best of the tried ones: guidance and depth order by order, detail for all.
+        The best of the tried ones, order by order.
     list of dict
-        The curve: guidance, depth, detail and NMSE of each order, with `STEPS` of DDIM.
+        The curve: guidance, depth and NMSE of each order of what the 7 T autoencoder decodes.
     """
-    given, network.sampling = network.sampling, replace(network.sampling, steps=STEPS)
-    try:
-        curve = _curve(network.eval(), files, read, units, kept, tell)
-    finally:
-        network.sampling = given
-    return best_of(curve, given), curve
+    curve = _curve(network.eval(), files, read, units, kept, tell)
+    return best_of(curve, network.sampling), curve
 
 
 @torch.no_grad()
@@ -122,10 +118,11 @@ def _curve(
     tell: Callable[[int, int], None],
 ) -> list[dict]:
     """Find the rows that are not known yet; return all."""
-    of = {"pairs": [file.name for file in files], "steps": STEPS, "network": _digest(network)}
+    of = {"pairs": [file.name for file in files], "network": _digest(network)}
+    of["steps"] = network.sampling.steps
     rows = _known(kept, of)
     count, looks = len(DEPTHS) * len(GUIDANCES), None
-    tell(len(rows) // 2, count)
+    tell(len(rows), count)
     for depth in DEPTHS:
         known = {row["guidance"] for row in rows if row["depth"] == depth}
         missing = [guidance for guidance in GUIDANCES if guidance not in known]
@@ -134,11 +131,11 @@ def _curve(
         looks = looks or _looks(network, files, read)
         ups = [network.up(part.encoded, depth) for part in looks]
         for guidance in missing:
-            rows += _rows(network, zip(looks, ups, strict=True), guidance, depth, units)
+            rows.append(_row(network, zip(looks, ups, strict=True), guidance, depth, units))
             with staged(kept.parent) as stage:
                 text = json.dumps({"of": of, "rows": rows}, indent=1) + "\n"
                 (stage / kept.name).write_text(text, encoding="utf-8")
-            tell(len(rows) // 2, count)
+            tell(len(rows), count)
     return rows
 
 
@@ -159,13 +156,11 @@ def _digest(network: LatentDiffusion) -> str:
 
 
 class _Looks(NamedTuple):
-    """Some pairs: features (b, 3, x, y, z), masks (b, x, y, z), encodings, what is left of them."""
+    """Some pairs: 7 T features (b, 3, x, y, z), masks (b, x, y, z), encoded 3 T features."""
 
-    given: Tensor
     wanted: Tensor
     mask: Tensor
     encoded: Tensor
-    again: Tensor
 
 
 @torch.no_grad()
@@ -175,55 +170,37 @@ def _looks(network: LatentDiffusion, files: Sequence[Path], read: Read) -> list[
     for first in range(0, len(files), TOGETHER):
         rows = [read(file) for file in files[first : first + TOGETHER]]
         low, high, mask = (torch.stack(v) for v in zip(*rows, strict=True))
-        given = low.float().to(device)
-        encoded = network.low.encode(given)
-        out.append(_Looks(given, high.float(), mask, encoded, network.low.decode(encoded)))
+        out.append(_Looks(high.float(), mask, network.low.encode(low.float().to(device))))
     return out
 
 
-def _rows(
+def _row(
     network: LatentDiffusion,
     looks: Iterable[tuple[_Looks, Tensor]],
     guidance: float,
     depth: float,
     units: Units,
-) -> list[dict]:
-    """Measure one guidance and noise level, without detail and with it."""
-    totals = torch.zeros(2, 2, CHANNELS, dtype=torch.float64)
+) -> dict:
+    """Measure one guidance and noise level."""
+    total = torch.zeros(2, CHANNELS, dtype=torch.float64)
     for part, up in looks:
-        made = network.high.decode(network.down(up, guidance, depth))
-        for row, said in zip(totals, (made, part.given + made - part.again), strict=True):
-            for one in zip(said.cpu(), part.wanted, part.mask, strict=True):
-                row += squares(*one, units)
-    told = {"guidance": guidance, "depth": depth}
-    return [
-        told | {"detail": detail, "nmse": _ratio(row)}
-        for detail, row in zip((False, True), totals, strict=True)
-    ]
+        made = network.high.decode(network.down(up, guidance, depth)).cpu()
+        for one in zip(made, part.wanted, part.mask, strict=True):
+            total += squares(*one, units)
+    return {"guidance": guidance, "depth": depth, "nmse": _ratio(total)}
 
 
 def best_of(curve: Sequence[dict], sampling: Sampling | None = None) -> Sampling:
-    """Take the best row of each order, with or without detail, whichever is better on the whole.
-
-    On the whole: the product of the three errors, so that no order outweighs the others.
-    """
-    found = {}
-    for detail in (False, True):
-        rows = [row for row in curve if row["detail"] == detail]
-        if not rows:
-            continue
-        best = [min(rows, key=lambda row, k=k: row["nmse"][k]) for k in range(CHANNELS)]
-        product = 1.0
-        for k, row in enumerate(best):
-            product *= row["nmse"][k]
-        found[detail] = (product, best)
-    detail = min(found, key=lambda key: found[key][0])
-    best = found[detail][1]
+    """Take for each order the least costly of the rows that are as good as the best (`ALIKE`)."""
+    best = []
+    for k in range(CHANNELS):
+        least = min(row["nmse"][k] for row in curve)
+        alike = [row for row in curve if row["nmse"][k] <= ALIKE * least]
+        best.append(min(alike, key=lambda row: (row["depth"], row["guidance"])))
     return replace(
         sampling or Sampling(),
         guidance=tuple(row["guidance"] for row in best),
         depth=tuple(row["depth"] for row in best),
-        detail=detail,
     )
 
 

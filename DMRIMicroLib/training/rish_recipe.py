@@ -33,13 +33,15 @@ class RishRecipe:
         Pairs of an example.
     crop : int
         Voxels along an edge of what is seen of a pair at a time.
+    crops : dict
+        By the name of a stage, where it differs.
     finer : dict
         Arguments of `SuperResolution`.
     every, stages : dict
         Arguments of `loop.Training`: of all stages, and of each.
     method : dict
         Arguments of a method's one network.
-    autoencoder, denoiser : dict
+    autoencoder, denoiser, detail : dict
         Those of latent diffusion's.
     drop : float
         Share of labels that the denoiser is not told.
@@ -47,6 +49,8 @@ class RishRecipe:
         Share of the pairs whose 7 T scan its autoencoder sees: 7 T scans are rare.
     scratch : bool
         Whether the 7 T autoencoder starts from nothing.
+    plain : bool
+        Whether nothing gives back what the autoencoders lose: the method of the paper.
     choosing : int
         Pairs on which the way of sampling is chosen.
     seed : int
@@ -66,9 +70,12 @@ class RishRecipe:
     method: dict[str, Any]
     autoencoder: dict[str, Any]
     denoiser: dict[str, Any]
+    detail: dict[str, Any]
+    crops: dict[str, int]
     drop: float = 0.1
     scarce: float = 1.0
     scratch: bool = False
+    plain: bool = False
     choosing: int = 8
     seed: int = 0
     data: str = ""
@@ -113,7 +120,7 @@ def read_rish(kind: str, preset: str) -> RishRecipe:
     # super-resolution comes last, and the order of stages is that of their seeds
     told["stages"]["finer"] = told["stages"].pop("finer")
     known = {field.name for field in fields(RishRecipe)}
-    empty = {"method": {}, "autoencoder": {}, "denoiser": {}}
+    empty = {"method": {}, "autoencoder": {}, "denoiser": {}, "detail": {}, "crops": {}}
     kept = {key: value for key, value in told.items() if key in known}
     return RishRecipe(**{**empty, **kept, "kind": kind, "preset": preset})
 

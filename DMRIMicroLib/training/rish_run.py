@@ -64,15 +64,13 @@ class Run:
     def stream(self, stage: str, files: Sequence[Path] | None = None, read: Read | None = None):
         """Return the examples of a stage."""
         recipe = self.recipe
-        seed = recipe.seed_of(stage)
-        return stream_of(files or self.known, read or self.read, seed, recipe.patches, recipe.crop)
+        seed, crop = recipe.seed_of(stage), recipe.crops.get(stage, recipe.crop)
+        return stream_of(files or self.known, read or self.read, seed, recipe.patches, crop)
 
     def learn(self, stage: str, network: nn.Module, stream: Stream, loss: Callable) -> nn.Module:
         """Train a network, or take what a finished stage has left; it comes back on the CPU."""
         loop = training_loop()
         training = loop.Training(**self.recipe.training(stage))
-        names = list(self.recipe.stages)
-        first, count = names.index(stage), len(names)
         stopped = [False]
 
         def asked() -> bool:
@@ -80,7 +78,7 @@ class Run:
             return stopped[0]
 
         def tell(share: float, text: str) -> None:
-            self.progress((first + share) / count, f"{stage}: {text}")
+            self.tell(stage, share, text)
 
         def on_device(network: nn.Module, example: Patches, step: int):
             return loss(network, example.to(next(network.parameters()).device), step)
@@ -90,6 +88,16 @@ class Run:
         if stopped[0]:
             raise Cancelled("Stopped; the same command goes on from the last checkpoint.")
         return network.cpu().eval().requires_grad_(False)
+
+    def tell(self, stage: str, share: float, text: str) -> None:
+        """Tell how far a stage is."""
+        names = list(self.recipe.stages)
+        self.progress((names.index(stage) + share) / len(names), f"{stage}: {text}")
+
+    def stop_if_asked(self) -> None:
+        """Stop a stage that has no steps of its own."""
+        if self.cancelled():
+            raise Cancelled("Stopped; the same command goes on from here.")
 
     def begun(self, stage: str) -> bool:
         """Whether a stage has a checkpoint."""

@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ..brain.simulate import generator_for
 from ..errors import InputError
+from ..files import staged
 from ..rish.data import load_pair
 from ..rish.units import Units
 
@@ -71,9 +73,20 @@ def said_of(units: Units, said: Path) -> Read:
     @lru_cache(maxsize=KEPT)
     def read(file: Path) -> tuple[Tensor, Tensor, Tensor]:
         pair = load_pair(file)
-        return load_file(said / file.name)["said"], pair.to_network(units)[2].half(), pair.fine_mask
+        return kept(said / file.name), pair.to_network(units)[2].half(), pair.fine_mask
 
     return read
+
+
+def keep(said: Tensor, file: Path) -> None:
+    """Write what a network says of a pair; it appears whole or not at all."""
+    with staged(file.parent) as stage:
+        (stage / file.name).write_bytes(to_bytes({"said": said.half().contiguous()}))
+
+
+def kept(file: Path) -> Tensor:
+    """Read what `keep` wrote."""
+    return load_file(file)["said"]
 
 
 def stream_of(
@@ -112,7 +125,7 @@ def draw(
         box = (..., *_cube(tensors[0].shape[-3:], crop, generator))
         rows.append([turned(v[box], turn, mirrored) for v in tensors])
     given, wanted, mask = zip(*rows, strict=True)
-    if len({v.shape for v in (*given, *wanted)}) > 1:
+    if len({v.shape[-3:] for v in (*given, *wanted)}) > 1:
         raise InputError(
             "pairs differ in their number of voxels, or are no cubes",
             "Make all of them with the same --patch.",
