@@ -63,8 +63,12 @@ def boot() -> SimpleNamespace:
 
 @contextmanager
 def clean_scene():
-    """Give the booted scene; afterwards, remove what was added and fail on VTK errors (trap 13)."""
+    """Give the booted scene; afterwards, remove what was added and fail on VTK errors (trap 13).
+
+    Where the scene was saved is forgotten, too: pages of other tests would land there.
+    """
     booted = boot()
+    url = booted.scene.GetURL()
     before = {booted.scene.GetNthNode(i).GetID() for i in range(booted.scene.GetNumberOfNodes())}
     with vtk_errors() as errors:
         yield booted
@@ -76,6 +80,7 @@ def clean_scene():
         for node in [booted.scene.GetNthNode(i) for i in range(booted.scene.GetNumberOfNodes())]:
             if node.GetID() not in before:
                 booted.scene.RemoveNode(node)
+        booted.scene.SetURL(url or "")
     assert not errors, f"VTK reported: {errors}"
 
 

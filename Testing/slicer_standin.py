@@ -99,11 +99,15 @@ def make_qt() -> types.ModuleType:
         def load(self, file, parent=None):
             # connections name signals that only Slicer has; qMRMLWidget does their work
             unknown = rb"<connections>.*</connections>|<property name=.filters.>.*?</property>"
-            text = re.sub(unknown, b"", bytes(file.readAll()), flags=re.S)
+            whole = bytes(file.readAll())
+            told = tuple(n.decode() for n in re.findall(rb"<receiver>(\w+)</receiver>", whole))
+            text = re.sub(unknown, b"", whole, flags=re.S)
             buffer = QtCore.QBuffer()
             buffer.setData(text)
             buffer.open(QtCore.QIODevice.OpenModeFlag.ReadOnly)
-            return super().load(buffer, parent)
+            panel = super().load(buffer, parent)
+            panel.receivers = told
+            return panel
 
     qt.QUiLoader = Loader
     qt.QFile.ReadOnly = QtCore.QIODevice.OpenModeFlag.ReadOnly
@@ -140,9 +144,12 @@ def make_widgets(core, widgets) -> dict:
     """Build the ctk and qMRML widgets that our panel uses."""
 
     class qMRMLWidget(widgets.QWidget):
+        receivers: tuple[str, ...] = ()  # of its signal mrmlSceneChanged
+
         def setMRMLScene(self, scene) -> None:
             for child in self.findChildren(qMRMLNodeComboBox):
-                child.setMRMLScene(scene)
+                if child.objectName() in self.receivers:
+                    child.setMRMLScene(scene)
 
     class ctkCollapsibleButton(widgets.QGroupBox):
         text = core.Property(

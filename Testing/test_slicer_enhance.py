@@ -106,6 +106,33 @@ def test_a_shift_that_was_hardened_stays(logic):
     np.testing.assert_allclose(tensor_of(node), ss.TENSOR, atol=2e-6)
 
 
+def test_gradients_of_a_scan_that_was_turned_for_good_are_refused(logic):
+    from DMRIMicroSlicer.nodes import acquisition_from_node
+
+    from DMRIMicroLib import InputError
+
+    dwi = scan_node(-1)
+    move = np.eye(4)
+    move[:3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    ss.linear_transform(move, dwi)
+    acquisition_from_node(dwi)
+    dwi.HardenTransform()
+    with pytest.raises(InputError, match="transform that was hardened"):
+        acquisition_from_node(dwi)
+
+
+def test_maps_of_an_enhanced_scan_say_that_they_are_no_measurement(logic):
+    from DMRIMicroSlicer.nodes import scan_from_node
+
+    dwi = scan_node()
+    assert scan_from_node(dwi).notes == ()
+    (node,) = logic.enhance(dwi, resolution="keep", maskNode=full_mask(), **PLAIN)
+    assert "the scan was interpolated" in scan_from_node(node).notes[-1]
+    node.SetAttribute("DMRIMicro.enhanced_by", "gan")
+    assert "made 7 T-like by a network (gan)" in scan_from_node(node).notes[-1]
+    assert "no measurement" in scan_from_node(node).notes[-1]
+
+
 def test_the_node_tells_how_it_was_made_and_lies_beside_the_scan(logic):
     slicer = ss.boot().slicer
     dwi = scan_node()

@@ -163,7 +163,16 @@ def test_a_tensor_of_another_program_is_refused_in_words(panel, desktop):  # noq
     from DMRIMicroSlicer.results import _set_tensors
 
     node = desktop.scene.AddNewNodeByClass("vtkMRMLDiffusionTensorVolumeNode", "other")
-    _set_tensors(node, np.ones((3, 3, 3, 6), np.float32))
+    _set_tensors(node, np.ones((3, 3, 3, 9), np.float32))
     panel.ui.tensorSelector.setCurrentNode(node)
     panel.ui.tractsApplyButton.click()
     assert "'other' is no map of this module" in desktop.shown[0]
+
+
+def test_every_selector_is_told_of_the_scene(panel):  # noqa: F811
+    """In the desktop a selector without a connection in the .ui file stays without a scene."""
+    import qt
+
+    selectors = panel.parent.findChildren(qt.WIDGETS["qMRMLNodeComboBox"])
+    assert len(selectors) > 5
+    assert [s.objectName() for s in selectors if s.scene is None] == []

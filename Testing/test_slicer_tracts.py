@@ -214,6 +214,43 @@ def test_maps_under_a_transform_are_tracked_in_the_world(logic):
     np.testing.assert_allclose(lines_of(node)[0], line + back[:3, 3], atol=1e-4)
 
 
+def test_maps_of_two_fits_of_a_scan_are_not_mixed(logic):
+    from DMRIMicroSlicer.map_nodes import maps_of
+    from DMRIMicroSlicer.results import PROVENANCE
+
+    first, second = bundle(sd=0.1)[0], bundle()[0]
+    for node in second:  # fitted again, later and without uncertainty
+        told = json.loads(node.GetAttribute(PROVENANCE))
+        node.SetAttribute(PROVENANCE, json.dumps({"dti": {**told["dti"], "created": "later"}}))
+
+    def tensor(nodes):
+        return next(n for n in nodes if n.IsA("vtkMRMLDiffusionTensorVolumeNode"))
+
+    assert any(n.GetAttribute("DMRIMicro.standard_deviation_of") for n in first)
+    assert {n.GetID() for n in maps_of(tensor(first))} == {n.GetID() for n in first}
+    assert {n.GetID() for n in maps_of(tensor(second))} == {n.GetID() for n in second}
+
+
+def test_tensors_that_were_turned_for_good_are_refused(logic):
+    from DMRIMicroLib import InputError
+
+    nodes, middle, _ = bundle(-1)
+    shift = np.eye(4)
+    shift[:3, 3] = (10, 20, 30)
+    ss.linear_transform(shift, *nodes)
+    for node in nodes:
+        node.HardenTransform()
+    (line,) = lines_of(logic.tracts(nodes, (middle + shift[:3, 3])[None]))
+    assert len(line) > 10
+    turn = np.eye(4)
+    turn[:3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    ss.linear_transform(turn, *nodes)
+    for node in nodes:
+        node.HardenTransform()
+    with pytest.raises(InputError, match="transform that was hardened"):
+        logic.tracts(nodes, middle[None])
+
+
 def test_what_a_fit_has_added_can_be_tracked(logic):
     from DMRIMicroSlicer.nodes import node_from_scan
 
@@ -275,6 +312,36 @@ def test_the_worker_gives_the_same_lines(logic, temporary):  # noqa: F811
     made = json.loads(there.GetAttribute("DMRIMicro.provenance"))["tracts"]
     assert (made["include"], made["step_mm"]) == (["box"], 0.8)
     assert "lines; a bundle that was not found" in notes[0]
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_worker_deconvolves_and_reads_images_of_the_users_own(logic, temporary):  # noqa: F811
+    from DMRIMicroSlicer.nodes import node_from_scan
+
+    scan = ss.scan(shape=(12, 6, 6), directions=20)
+    mask = ss.volume_node(np.ones(scan.shape, np.uint8), scan.affine)
+    dwi = node_from_scan(scan)
+    nodes = logic.fit(dwi, "dti", mask, device="cpu")
+    half = np.zeros(scan.shape, np.float32)
+    half[:6] = 10
+    image = ss.volume_node(half, scan.affine, "vtkMRMLScalarVolumeNode", "T1")
+    words = {
+        "seeds": "T1 > 5 and FA > 0.3", "within": mask, "density": 0.1, "images": {"T1": image},
+        "odf": "csd", "dwiNode": dwi, "min_length": 4.5, "along": ["MD"], "device": "cpu",
+    }  # fmt: skip
+    heard = Heard()
+    job = logic.startTracts(nodes, **words, onDone=heard.done.append, onError=heard.errors.append)
+    assert wait(job, 500) == "done", heard.errors
+    there, here = heard.done[0][0], logic.tracts(nodes, **words)
+    assert lines_of(there).provenance["followed"] == "csd"
+    assert len(lines_of(there)) == len(lines_of(here)) > 5
+    np.testing.assert_allclose(lines_of(there).points, lines_of(here).points, atol=0.01)
+    assert {"MD"} == set(lines_of(there).per_point)
+    points = logic.seeds(nodes, "T1 > 5", images={"T1": image}, count=50)
+    from DMRIMicroSlicer.tract_nodes import points_from_node
+
+    index = (points_from_node(points) - scan.affine[:3, 3]) @ np.linalg.inv(scan.affine[:3, :3]).T
+    assert index[:, 0].max() < 5.6
     assert list(temporary.iterdir()) == []
 
 
@@ -404,10 +471,28 @@ def test_structures_at_risk_are_told_in_tables_and_on_a_page(logic, tmp_path):
     nearest = np.array([numbers(near, f"nearest {axis} [mm]")[0] for axis in "RAS"])
     assert np.linalg.norm(nearest - centre) == pytest.approx(distance + 3, abs=1.2)
     assert {"lesion", "rim"} <= set(words(tissue, "region"))
+    assert "at risk within 8 mm; rim of 5 mm" in near.GetDescription()
+    assert "at risk within 8 mm; rim of 5 mm" in tissue.GetDescription()
     for told in (near.GetDescription(), page.read_text(encoding="utf-8")):
         assert "Research use only. Not a medical device." in told
     far, _ = logic.structuresAtRisk(lesion, {"mine": node}, nodes, 0.5)[0]
     assert [words(far, name)[0] for name in ("bundle", "at risk")] == ["mine", "no"]
+
+
+def test_a_lesion_of_several_segments_says_so():
+    from DMRIMicroSlicer.region_nodes import region_from
+
+    slicer = ss.boot().slicer
+    with ss.clean_scene():
+        for count, name in ((1, "seg"), (2, "seg (A + B)"), (4, "seg (4 segments)")):
+            labels = np.zeros((8, 8, 8), np.uint8)
+            labels[: 2 * count : 2] = np.arange(1, count + 1)[:, None, None]
+            drawn = ss.volume_node(labels, ss.affine(), name="drawn")
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "seg")
+            slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(drawn, node)
+            for k in range(count):
+                node.GetSegmentation().GetNthSegment(k).SetName("ABCD"[k])
+            assert region_from(node).name == name
 
 
 def test_lines_survive_slicers_own_file(logic, tmp_path):

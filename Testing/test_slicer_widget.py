@@ -147,6 +147,7 @@ def test_a_model_that_the_scan_cannot_determine_is_greyed_out(panel, desktop):
     panel.ui.dwiSelector.setCurrentNode(add_scan(name="enough"))
     assert dti.isEnabled()
     assert "FA: Fractional anisotropy" in dti.toolTip()
+    assert "MD [" in dti.toolTip()
     assert panel.ui.applyButton.isEnabled()
 
 
@@ -465,7 +466,7 @@ def fake_worker(panel, tmp_path, code: str) -> list[dict]:
 
 def picture(panel, path) -> None:
     """Save what the stand-in shows, to be looked at; not a picture of Slicer."""
-    panel.parent.resize(480, 1350)  # Slicer scrolls what is higher than its window
+    panel.parent.resize(480, 2100)  # Slicer scrolls what is higher than its window
     panel.parent.show()
     panel.parent.grab().save(str(path))
     panel.parent.hide()

@@ -555,6 +555,26 @@ def test_a_lesion_on_the_midline_has_no_other_side():
     assert {t.region for t in plan.tissue} == {"lesion", "rim"}
 
 
+def test_a_plan_says_which_maps_lean_on_usual_tissue():
+    maps, lesion, tracts, plan, *_ = lesion_and_plan()
+    assert plan.notes == []
+    (model,) = maps.provenance
+    made = maps.provenance[model] | {"prior_driven": {"FA": ["a shell"], "MK": ["two shells"]}}
+    leaning = replace(maps, provenance={model: made})
+    (note,) = planning(leaning, lesion, tracts).notes
+    assert note.startswith(f"FA ({model}): this scan by itself does not determine")
+    other = replace(leaning, maps=maps.maps | {"X": Map(Metric("X", "x"), model, maps["FA"].data)})
+    assert planning(other, lesion, tracts, metrics=["X"]).notes == []
+
+
+def test_a_plan_of_a_brain_of_unlike_halves_says_so(monkeypatch):
+    maps, lesion, tracts, plan, *_ = lesion_and_plan()
+    assert plan.notes == []
+    monkeypatch.setattr("DMRIMicroLib.tracts.planning.LEAST_LIKENESS", 1.0)
+    (note,) = planning(maps, lesion, tracts).notes
+    assert f"alike by {plan.facts['midline']['likeness']:.2f} only" in note
+
+
 def test_planning_without_a_bundle_or_a_map_says_so():
     maps, middle, normal = head()
     lesion = ball(middle + 18 * normal, 6.0, maps.affine, maps.mask.shape)

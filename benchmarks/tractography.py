@@ -10,7 +10,10 @@ seeds: what tracking itself allows. All directions share noise with the subsets 
 flatters both. The Philips scan is a slab that ends at the internal capsule; neither scan is
 corrected for motion or eddy currents.
 
-A method is a function from a scan to a MapSet with a tensor: another goes into `METHODS`.
+Methods: a tensor fitted by weighted least squares, the same after MP-PCA, and the tensor of
+PIGMENT's noise-free signal at the volumes of the scan. Another is a function from a scan to a
+MapSet with a tensor and goes into `METHODS`. `verdict` tells for each scan in how many bundles
+PIGMENT's mean overlap is the highest. On one quiet core: 25 minutes.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from itertools import combinations
 
 import _bundles
+import _pigment
 import numpy as np
 from _common import RESULTS, Results, rounded
 
@@ -47,7 +52,25 @@ def conventional(scan):
     return dm.fit(scan, "dti", device="cpu")
 
 
-METHODS = {"tensor": conventional}
+def denoised(scan):
+    """Denoise, and fit a tensor."""
+    from DMRIMicroLib.preprocess import denoise
+
+    return conventional(replace(denoise(scan, "mppca"), measured_noise=None))
+
+
+def pigment(scan):
+    """Fit a tensor to PIGMENT's noise-free signal."""
+    from DMRIMicroLib.prior.fibres import LEAST
+
+    found = _pigment.estimated(scan, "codebook", "standard", "dti", samples=1)  # means need none
+    signal = np.maximum(found.signal(scan.acquisition), LEAST)
+    mask = scan.mask & found.usable
+    return conventional(replace(scan, signal=signal, mask=mask, measured_noise=None))
+
+
+OURS = "pigment"
+METHODS = {"tensor": conventional, "MP-PCA + tensor": denoised, OURS: pigment}
 
 
 def subset(scan, number: int):
@@ -121,7 +144,22 @@ def study(name: str, results: Results, threads: int) -> None:
             if case == PICTURED:
                 drawn[f"{method}, six directions"] = maps, found
         results.put(name, method, "mean", value=mean(results.content[name][method]))
+    results.put(name, "verdict", value=verdict(results.content[name]))
     picture(name, drawn, places)
+
+
+def verdict(content: dict) -> dict:
+    """Tell in which bundles PIGMENT's mean overlap is the highest."""
+    out: dict = {}
+    for score in ("dice", "weighted_dice"):
+        told = {m: content[m]["mean"] for m in METHODS}
+        won = [
+            bundle
+            for bundle in _bundles.BUNDLES
+            if all(told[OURS][bundle][score] >= told[m][bundle][score] for m in METHODS)
+        ]
+        out[score] = {"highest in": won, "of": len(_bundles.BUNDLES)}
+    return out
 
 
 def mean(cases: dict) -> dict[str, dict[str, float]]:
@@ -202,7 +240,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(options.threads)
-    results = Results("tractography")
+    results = Results("tractography", fresh=options.scans == ",".join(_bundles.SCANS))
     for name in options.scans.split(","):
         study(name, results, options.threads)
     sys.stdout.write(summary(results) + "\n")

@@ -6,6 +6,9 @@ from DMRIMicroLib.table import B0_THRESHOLD
 
 PREFIX = "DMRIMicro."
 
+ENHANCED_BY = PREFIX + "enhanced_by"
+"""Of an enhanced scan: the method."""
+
 DEFAULTS: dict[str, float | None] = {
     "b0_threshold": B0_THRESHOLD,
     "delta": None,

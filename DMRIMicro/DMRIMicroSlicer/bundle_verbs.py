@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .job import FitJob
 from .map_nodes import image_files
+from .plan_worker import named, start_plan
 from .region_nodes import labels_from, region_from
 from .table_nodes import show_connectome, show_plan, show_profiles
 from .tract_inputs import Maps
-from .tract_nodes import lines_from_node
+from .tract_nodes import bundles_of_scene, lines_from_node
 
 
 class BundleVerbs:
@@ -162,7 +164,7 @@ class BundleVerbs:
         from DMRIMicroLib import planning
         from DMRIMicroLib.tracts.planning import NOTICE
 
-        bundles = {name: lines_from_node(node) for name, node in _named(tracts).items()}
+        bundles = {name: lines_from_node(node) for name, node in named(tracts).items()}
         with image_files(images) as files:
             plan = planning(
                 Maps.of(maps).maps,
@@ -179,10 +181,40 @@ class BundleVerbs:
         )
         return show_plan(plan, NOTICE), page
 
+    def startStructuresAtRisk(
+        self,
+        lesion,
+        tracts,
+        maps,
+        distance: float = 10.0,
+        *,
+        metrics: Sequence[str] | None = None,
+        rim: float = 5.0,
+        images: Mapping[str, Any] | None = None,
+        folder: str | Path | None = None,
+        onProgress: Callable[[float, str], None] | None = None,
+        onDone: Callable[[list], None] | None = None,
+        onError: Callable[[str], None] | None = None,
+        onNote: Callable[[str], None] | None = None,
+    ) -> FitJob:
+        """Do as `structuresAtRisk` in a child process, as `start` fits.
 
-def _named(tracts) -> dict[str, Any]:
-    """Return bundles by name."""
-    if isinstance(tracts, Mapping):
-        return dict(tracts)
-    nodes = [tracts] if hasattr(tracts, "GetName") else list(tracts)
-    return {node.GetName(): node for node in nodes}
+        The attribute ``DMRIMicro.page`` of the tables, which `onDone` gets, is the file of the
+        page. Without `folder` it lies next to the scene if that has been saved.
+        """
+        asked = {"metrics": metrics, "distance": distance, "rim": rim, "images": images}
+        return start_plan(
+            lesion,
+            named(tracts),
+            Maps.unfitted(maps),
+            asked,
+            folder,
+            on_progress=onProgress,
+            on_error=onError,
+            on_done=onDone,
+            on_note=onNote,
+        )
+
+    def bundles(self) -> list:
+        """Return the nodes of the scene that hold streamlines."""
+        return bundles_of_scene()

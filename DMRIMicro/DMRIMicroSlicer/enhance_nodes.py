@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ from numpy.typing import NDArray
 
 from DMRIMicroLib.scan import Scan
 
-from .nodes import node_from_scan, unique_name
+from .attributes import ENHANCED_BY
+from .background import Steps
+from .nodes import adding_scan, unique_name, window_of
 from .results import DEVIATION_OF, GREY, PROVENANCE, remove
 from .worker import ENHANCED
-
-METHOD = "DMRIMicro.enhanced_by"
-"""Node attribute of an enhanced scan: the method."""
 
 KEY = "enhance"
 """Of the provenance in its attribute, where maps have the name of their model."""
@@ -90,15 +90,18 @@ def read(folder: Path, notes: Iterable[str] = ()) -> Made:
     return Made(signal, affine, read_volume(spread)[0] if spread.exists() else None, told)
 
 
-def show(made: Made, source: Source) -> list:
+def showing(made: Made, source: Source) -> Steps:
     """Add the scan to the scene, and the spread of its draws if known; on failure add nothing."""
     name = f"{source.name} enhanced"
     nodes: list = []
     try:
-        nodes.append(node_from_scan(Scan(made.signal, made.affine, source.acquisition, name=name)))
+        scan = Scan(made.signal, made.affine, source.acquisition, name=name)
+        nodes.append((yield from adding_scan(scan)))
         if made.sd is not None:
-            nodes.append(_spread(made, source))
+            values, window = yield partial(_spread, made, source)
+            nodes.append(_add_spread(values, window, made, source))
         for node in nodes:
+            yield
             _mark(node, made, source)
             _file_beside(node, source)
     except BaseException:
@@ -108,19 +111,29 @@ def show(made: Made, source: Source) -> list:
     return nodes
 
 
-def _spread(made: Made, source: Source):
-    """Add one number a voxel: the root mean square over the weighted volumes."""
+def _spread(made: Made, source: Source) -> tuple[NDArray[np.float32], tuple[float, float]]:
+    """Return one number a voxel, the root mean square over the weighted volumes; and a window."""
     assert made.sd is not None
     weighted = made.sd[..., ~source.acquisition.is_b0].astype(np.float64)
     values = np.sqrt(np.square(weighted).mean(-1)).astype(np.float32)
+    return values, window_of(values)
+
+
+def _add_spread(
+    values: NDArray[np.float32], window: tuple[float, float], made: Made, source: Source
+):
+    """Add it as a node."""
     node = slicer.mrmlScene.AddNewNodeByClass(
         "vtkMRMLScalarVolumeNode", unique_name(f"{source.name} enhanced SD")
     )
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    display.SetAndObserveColorNodeID(GREY)
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(*window)
     slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(values.transpose(2, 1, 0)))
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(made.affine))
     node.SetAttribute(DEVIATION_OF, "signal")
-    node.CreateDefaultDisplayNodes()
-    node.GetDisplayNode().SetAndObserveColorNodeID(GREY)
     return node
 
 
@@ -133,7 +146,7 @@ def _mark(node, made: Made, source: Source) -> None:
         draws = made.provenance["samples"]
         told = f"Standard deviation over {draws} draws, of the weighted volumes (rms). {told}"
     node.SetDescription(told)
-    node.SetAttribute(METHOD, method)
+    node.SetAttribute(ENHANCED_BY, method)
     node.SetAttribute(PROVENANCE, json.dumps({KEY: made.provenance}, ensure_ascii=False))
 
 

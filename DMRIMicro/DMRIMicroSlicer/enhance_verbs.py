@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .enhance_nodes import Made, Source, read, show
+from .background import at_once
+from .enhance_nodes import Made, Source, read, showing
 from .job import FitJob
-from .nodes import scan_from_node
+from .nodes import open_node, scan_from_node
 from .notes import tell
 from .steps import check_preparations, prepared, shows
 from .worker import start_enhance
@@ -77,7 +78,7 @@ class EnhanceVerbs:
             progress=progress,
         )
         found = Made(made.scan.signal, made.scan.affine, made.sd, made.provenance)
-        nodes = show(found, source)
+        nodes = at_once(showing(found, source))
         tell(found.notes)
         return nodes
 
@@ -101,7 +102,7 @@ class EnhanceVerbs:
     ) -> FitJob:
         """Enhance in a child process, as `start` does a fit; options as of `enhance`."""
         check_preparations(CALLED, preparations)
-        scan = scan_from_node(dwiNode, maskNode, segmentID)
+        scan, masked = open_node(dwiNode, maskNode, segmentID)
         source = Source.of(dwiNode, scan)
         words = ["--method", method, "--resolution", str(resolution), "--samples", str(samples)]
         words += ["--seed", str(seed), *(["--weights", str(weights)] if weights else [])]
@@ -109,11 +110,12 @@ class EnhanceVerbs:
             scan,
             words,
             lambda folder: read(folder, scan.notes),
+            masked=masked,
             device=device,
             options=preparations,
             on_progress=onProgress,
             on_done=shows(
-                lambda made: show(made, source), onDone, onError, onNote, lambda made: made.notes
+                lambda made: showing(made, source), onDone, onError, onNote, lambda made: made.notes
             ),
             on_error=onError,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import slicer
 import slicer.util
@@ -9,6 +11,12 @@ import vtk
 from numpy.typing import NDArray
 
 from DMRIMicroLib.errors import InputError
+
+AXES = "DMRIMicro.axes"
+"""Node attribute: directions of the image axes when gradients or tensors were put in."""
+
+TURNED = 0.01
+"""Axes that have turned by less than this [rad] have not been turned."""
 
 
 def parent_matrix(node) -> NDArray[np.float64]:
@@ -40,6 +48,35 @@ def rotation(node) -> NDArray[np.float64]:
     """
     u, _, v = np.linalg.svd(parent_matrix(node)[:3, :3])
     return u @ v
+
+
+def remember_axes(node) -> None:
+    """Note how the axes of a volume with gradients or tensors lie."""
+    node.SetAttribute(AXES, json.dumps(_axes(node).tolist()))
+
+
+def check_axes(node) -> None:
+    """Refuse a volume that was turned for good since: Slicer leaves what it holds as it was.
+
+    Axes may be flipped: Slicer's reader does so, with the voxels. A file that the module has not
+    made holds no note, and is not checked.
+    """
+    noted = node.GetAttribute(AXES)
+    if noted is None:
+        return
+    change = np.linalg.solve(np.array(json.loads(noted)), _axes(node))
+    if not np.allclose(np.abs(change), np.eye(3), atol=TURNED):
+        raise InputError(
+            f"'{node.GetName()}' was turned after it was made, by a transform that was hardened: "
+            "Slicer turns the image, but not the directions in it",
+            "Import or fit the scan again, and leave it under its transform.",
+        )
+
+
+def _axes(node) -> NDArray[np.float64]:
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASDirectionMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)[:3, :3]
 
 
 def frame_matrix(node) -> NDArray[np.float64]:

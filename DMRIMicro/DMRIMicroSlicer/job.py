@@ -1,32 +1,26 @@
 """Work in a process of its own: the window stays alive, Cancel ends it, a crash stays outside.
 
-Progress is read from a file by `poll`, which the caller's timer calls: no thread touches MRML.
+A job has four parts: its input is written (in a thread), its process runs, the output is read (in a
+thread), the result is shown bit by bit. `poll`, which the caller's timer calls, moves it on and
+tells the progress, which is read from a file: no thread touches MRML.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from DMRIMicroLib.errors import DMRIMicroError
-
-KILL_SECONDS = 1.5
-"""How long to wait for a killed process to be gone."""
+from .background import Background, Turns
+from .process import WorkerError, begin, complaint, kill_tree
 
 OUTPUT = "maps"
 """Folder in that of a job where the worker puts what it made."""
 
-ERROR_LINES = 6
-"""Last lines of the worker's complaint that are shown."""
-
-
-class WorkerError(DMRIMicroError):
-    """The fit ended badly in its process."""
+CANCEL_SECONDS = 0.05
+"""How long the window waits for the end of a job that is cancelled; the rest goes on behind it."""
 
 
 class FitJob:
@@ -39,9 +33,14 @@ class FitJob:
     folder : Path
         The job's own temporary folder; it is removed when the job is over.
     read : callable
-        Called with the output folder (``folder / OUTPUT``) when the process ended well.
+        Called with the output folder (``folder / OUTPUT``) when the process ended well, in a
+        thread: it must leave MRML, VTK and Qt alone.
+    write : callable, optional
+        Called with the folder before the process is started, in a thread like `read`: puts the
+        input there and returns further words of the command.
     on_progress : callable(fraction, text), optional
     on_done : callable(result of `read`), optional
+        It may return `background.Steps`, which are then gone through bit by bit.
     on_error : callable(text), optional
     env : dict, optional
         Environment of the process.
@@ -53,30 +52,29 @@ class FitJob:
         folder: Path,
         read: Callable[[Path], object],
         *,
+        write: Callable[[Path], Sequence[str]] | None = None,
         on_progress: Callable[[float, str], None] | None = None,
-        on_done: Callable[[object], None] | None = None,
+        on_done: Callable[[object], object] | None = None,
         on_error: Callable[[str], None] | None = None,
         env: dict[str, str] | None = None,
     ) -> None:
-        self.folder, self._read = Path(folder), read
+        self.folder, self._read, self._env = Path(folder), read, env
         self._on_progress, self._on_done, self._on_error = on_progress, on_done, on_error
         self.state = "running"
-        self._seen = 0
-        try:
-            with open(self._out, "wb") as out, open(self._err, "wb") as err:
-                self._process = subprocess.Popen(
-                    list(command),
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=err,
-                    env=env,
-                    **_own_group(),
-                )
-        except OSError as error:
-            self._clean()
-            raise WorkerError(
-                f"{command[0]} cannot be started ({error}). Install the module again."
-            ) from error
+        self._seen, self._inside = 0, False
+        self._process: subprocess.Popen | None = None
+        self._behind: Background | None = None
+        self._showing: Turns | None = None
+        if write is None:
+            try:
+                self._start(command)
+            except BaseException:
+                self._clean()
+                raise
+            self._part = self._run
+        else:
+            self._behind = Background(lambda: self._start([*command, *write(self.folder)]))
+            self._part = self._write
 
     @property
     def _out(self) -> Path:
@@ -87,29 +85,106 @@ class FitJob:
         return self.folder / "stderr.txt"
 
     def poll(self) -> str:
-        """Deliver news to the callbacks; return "running", "done", "failed" or "cancelled"."""
-        if self.state != "running":
-            return self.state
+        """Go on; return "running", "done", "failed" or "cancelled"."""
+        # a dialog that a callback opens runs the timer, which polls in here a second time
+        if self.state == "running" and not self._inside:
+            self._inside = True
+            try:
+                self._part()
+            finally:
+                self._inside = False
+            if self.state == "cancelled":
+                self._take_back()
+        return self.state
+
+    def cancel(self) -> None:
+        """Kill the process and its children; nothing stays in the scene."""
+        if self.state == "running":
+            self.state = "cancelled"
+            if not self._inside:
+                self._take_back()
+            elif self._showing is not None:
+                self._showing.stop()
+            self._end_behind()
+
+    # The parts of a job
+
+    def _write(self) -> None:
+        """Wait for the thread that writes the input and starts the process."""
+        if not self._behind.over():
+            return
+        try:
+            self._behind.result()
+        except OSError as error:
+            self._lose(error)
+        except Exception as error:
+            self._fail(str(error))
+        else:
+            self._part = self._run
+
+    def _run(self) -> None:
+        """Tell the process's news, and see whether it has ended."""
         code = self._process.poll()  # asked before reading, so that no last line is missed
         try:
             news = self._news()
         except OSError as error:
             self._lose(error)
-            return self.state
+            return
         for fraction, text in news:
             if self._on_progress:
                 self._on_progress(fraction, text)
             if self.state != "running":  # the callback has cancelled
-                return self.state
+                return
         if code is not None:
-            self._finish(code)
-        return self.state
+            self._behind = Background(lambda: self._result(code))
+            self._part = self._receive
 
-    def cancel(self) -> None:
-        """Kill the process and its children; nothing reaches the scene."""
-        if self.state == "running":
-            self.state = "cancelled"
-            _kill_tree(self._process)
+    def _receive(self) -> None:
+        """Wait for the thread that reads the output."""
+        if not self._behind.over():
+            return
+        try:
+            result = self._behind.result()
+        except Exception as error:
+            self._fail(str(error))
+            return
+        self._behind = None
+        steps = None
+        try:
+            steps = self._on_done(result) if self._on_done else None
+        finally:
+            if not isinstance(steps, Generator):
+                self._finish()
+        if isinstance(steps, Generator):
+            self._showing, self._part = Turns(steps), self._show
+
+    def _show(self) -> None:
+        """Show a bit more of the result."""
+        try:
+            over = self._showing.go_on()
+        except BaseException:
+            self._showing = None
+            self._finish()
+            raise
+        if over:  # what follows has a turn of its own
+            self._showing, self._part = None, self._finish
+
+    # What they need; `_start` and `_result` are called in a thread
+
+    def _start(self, command: Sequence[str]) -> None:
+        self._process = begin(command, self._out, self._err, self._env)
+
+    def _result(self, code: int) -> object:
+        try:
+            if code:
+                raise WorkerError(complaint(code, self._err))
+            try:
+                return self._read(self.folder / OUTPUT)
+            except Exception as error:
+                raise WorkerError(
+                    f"The fit ended, but its result cannot be used: {error}"
+                ) from error
+        finally:
             self._clean()
 
     def _news(self) -> list[tuple[float, str]]:
@@ -128,67 +203,48 @@ class FitJob:
                 continue  # other packages print, too
         return news
 
-    def _lose(self, error: OSError) -> None:
-        """End a job whose folder is gone, which no later look could mend."""
+    def _finish(self) -> None:
+        if self.state == "running":
+            self.state = "done"
+
+    def _fail(self, text: str) -> None:
+        if self.state != "running":
+            return
         self.state = "failed"  # first: a callback may run the timer's loop, which polls again
-        _kill_tree(self._process)
-        self._clean()
+        self._end_behind()
         if self._on_error:
-            self._on_error(
-                f"The temporary folder of the fit cannot be read any more ({error}). "
-                "Press Apply again; if something empties the temporary folder, let it spare "
-                f"{self.folder.parent}."
-            )
+            self._on_error(text)
 
-    def _finish(self, code: int) -> None:
-        try:
-            result = self._read(self.folder / OUTPUT) if code == 0 else None
-            problem = None if code == 0 else self._complaint(code)
-        except Exception as error:
-            problem = f"The fit ended, but its result cannot be used: {error}"
-        finally:
+    def _lose(self, error: OSError) -> None:
+        """End a job whose folder is gone or full, which no later look could mend."""
+        self._fail(
+            f"The temporary folder of the fit cannot be used any more ({error}). "
+            "Free some space and press Apply again; if something empties the temporary folder, "
+            f"let it spare {self.folder.parent}."
+        )
+
+    def _take_back(self) -> None:
+        """Take back what is shown of a result."""
+        if self._showing is not None:
+            showing, self._showing = self._showing, None
+            showing.close()
+
+    def _end_behind(self) -> None:
+        """End process and threads, and clean up, in a thread: a driver may hold them for long."""
+        before = self._behind
+
+        def end() -> None:
+            self._kill()
+            if before is not None:
+                before.wait()
+                self._kill()  # it was started meanwhile
             self._clean()
-        self.state = "done" if problem is None else "failed"
-        if problem is not None and self._on_error:
-            self._on_error(problem)
-        elif problem is None and self._on_done:
-            self._on_done(result)
 
-    def _complaint(self, code: int) -> str:
-        lines = self._err.read_text("utf-8", errors="replace").strip().splitlines()[-ERROR_LINES:]
-        if code < 0 or not lines:
-            what = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-            hint = (
-                " Perhaps memory ran out: give a mask or close other programs."
-                if code == -9
-                else ""
-            )
-            lines.insert(0, f"The worker process {what}.{hint}")
-        return "\n".join(lines)
+        Background(end).over(CANCEL_SECONDS)
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            kill_tree(self._process)
 
     def _clean(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _own_group() -> dict:
-    """Have the process killed with its children, and show no console window."""
-    if os.name == "nt":
-        return {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
-
-
-def _kill_tree(process: subprocess.Popen) -> None:
-    if os.name == "nt":
-        # TerminateProcess would leave the children of PythonSlicer, which is only a launcher
-        subprocess.run(
-            ["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False
-        )
-    else:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    try:
-        process.wait(KILL_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass  # held by a driver; the system ends it

@@ -23,9 +23,9 @@ from .bundle_verbs import BundleVerbs
 from .enhance_verbs import EnhanceVerbs
 from .job import FitJob
 from .network_verbs import NetworkVerbs
-from .nodes import acquisition_from_node, node_from_scan, scan_from_node
+from .nodes import acquisition_from_node, node_from_scan, open_node, scan_from_node
 from .notes import fit_notes, tell
-from .results import show_maps
+from .results import show_maps, showing_maps
 from .steps import PREPARATIONS, prepared, shows
 from .suitability import Suitability
 from .tract_verbs import TractVerbs
@@ -102,16 +102,17 @@ class DMRIMicroLogic(NetworkVerbs, EnhanceVerbs, TractVerbs, BundleVerbs):
         from DMRIMicroLib.models import choose
 
         lacking = partial(suitability.lacks, options=options)
-        scan = scan_from_node(dwiNode, maskNode, segmentID)
+        scan, masked = open_node(dwiNode, maskNode, segmentID)
         chosen, notes = choose(_names(models), scan.acquisition, lacking)
         name = scan.name  # the node may be gone when the fit ends
         return start_fit(
             scan.with_notes(*notes),
             chosen,
+            masked=masked,
             device=device,
             options=options,
             on_progress=onProgress,
-            on_done=shows(lambda maps: show_maps(maps, name), onDone, onError, onNote),
+            on_done=shows(lambda maps: showing_maps(maps, name), onDone, onError, onNote),
             on_error=onError,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.metric import Metric
 
 from .flags import FLAGS_OF
-from .geometry import frame_matrix, rotation, world_affine
+from .geometry import check_axes, frame_matrix, rotation, world_affine
 from .results import DEVIATION_OF, METRIC, PROVENANCE, UNIT
 
 if TYPE_CHECKING:
@@ -49,17 +49,17 @@ class Look:
 def maps_of(node) -> list:
     """Return the nodes of all maps of the scan that a map node was made of.
 
-    Of several maps of one metric (of a fit and of the codebook, say) the one by the same method as
-    `node` is taken, or else the first in the scene.
+    Of several maps of one metric the one of the same fit as `node` is taken, or else by the same
+    method, or else the first in the scene; a standard deviation only with the map of its own fit.
     """
     model, mark = _made(node)
     every = [n for n in slicer.util.getNodesByClass("vtkMRMLVolumeNode") if _marked(n)]
     mine = [n for n in every if _made(n)[1] == mark and _grid(n) == _grid(node)]
-    mine.sort(key=lambda n: (n is not node, _made(n)[0] != model))
+    mine.sort(key=lambda n: (n is not node, not _of_one_fit(n, node), _made(n)[0] != model))
     taken: dict[tuple, Any] = {}
     for other in mine:
         taken.setdefault(_name(other), other)
-    return list(taken.values())
+    return [n for (of, spread_of), n in taken.items() if of or _belongs(n, taken, spread_of)]
 
 
 def readable(nodes: Iterable) -> list:
@@ -79,6 +79,21 @@ def maps_from_nodes(nodes: Sequence) -> MapSet:
     nodes : sequence of vtkMRMLVolumeNode
         As `results.show_maps` has made them: scalar maps, their standard deviations, tensors. A
         linear parent transform is applied, and turns tensors.
+    """
+    maps, settled = open_maps(nodes)
+    return settled(maps)
+
+
+def open_maps(nodes: Sequence) -> tuple[MapSet, Callable[[MapSet], MapSet]]:
+    """Do as `maps_from_nodes`, but leave for later what takes time.
+
+    Returns
+    -------
+    MapSet
+        Its arrays are views of the nodes' memory; tensors are as Slicer keeps them, and the mask is
+        empty.
+    callable
+        Makes such maps, or some of them, what they ought to be. It may be called in a thread.
     """
     from DMRIMicroLib.maps import MapSet
 
@@ -108,8 +123,20 @@ def maps_from_nodes(nodes: Sequence) -> MapSet:
         name = node.GetAttribute(DEVIATION_OF)
         if name in maps:
             maps[name] = replace(maps[name], uncertainty=_scalars(node))
-    mask = np.logical_or.reduce([_answered(item.data) for item in maps.values()])
-    return MapSet(maps, affine, mask, made)
+    tensors = [node for node in nodes if node.GetClassName() == TENSOR_CLASS]
+    for node in tensors:
+        check_axes(node)
+    turns = {node.GetAttribute(METRIC): rotation(node) @ frame_matrix(node) for node in tensors}
+
+    def settled(maps: MapSet) -> MapSet:
+        items = {
+            name: replace(item, data=_turned(item.data, turns[name])) if name in turns else item
+            for name, item in maps.maps.items()
+        }
+        mask = np.logical_or.reduce([_answered(item.data) for item in items.values()])
+        return replace(maps, maps=items, mask=mask)
+
+    return MapSet(maps, affine, np.zeros(_size(first), dtype=bool), made), settled
 
 
 def trimmed(maps: MapSet, names: Iterable[str]) -> MapSet:
@@ -142,15 +169,25 @@ def image_files(images: Mapping[str, Any] | None) -> Iterator[dict[str, Path]]:
 
 def write_images(images: Mapping[str, Any] | None, folder: Path) -> dict[str, Path]:
     """Write scalar volumes as NIfTI in world coordinates."""
-    import nibabel as nib
+    return images_later(images)(folder)
 
-    files = {}
-    for name, node in (images or {}).items():
+
+def images_later(images: Mapping[str, Any] | None) -> Callable[[Path], dict[str, Path]]:
+    """Read nodes; return what does the rest of `write_images`, in any thread."""
+    for name in images or {}:
         if not name.isidentifier():
             raise InputError(f"an image is called {name!r}", "Give a name of one word.")
-        files[name] = folder / f"image-{name}.nii"
-        nib.save(nib.Nifti1Image(_scalars(node), world_affine(node)), files[name])
-    return files
+    opened = {name: (_scalars(node), world_affine(node)) for name, node in (images or {}).items()}
+
+    def write(folder: Path) -> dict[str, Path]:
+        import nibabel as nib
+
+        files = {name: folder / f"image-{name}.nii" for name in opened}
+        for name, (data, affine) in opened.items():
+            nib.save(nib.Nifti1Image(data, affine), files[name])
+        return files
+
+    return write
 
 
 def _map(node) -> Map:
@@ -169,24 +206,27 @@ def _map(node) -> Map:
 
 
 def _scalars(node) -> NDArray[np.float32]:
-    """Return a scalar volume as (i, j, k)."""
+    """Return a scalar volume as (i, j, k), a view of the node's memory if it can be."""
     if not node.IsA("vtkMRMLScalarVolumeNode") or node.GetImageData() is None:
         raise InputError(f"'{node.GetName()}' is no scalar volume with data", "Give one.")
     array = slicer.util.arrayFromVolume(node)
     if array.ndim != 3:
         raise InputError(f"'{node.GetName()}' has several values a voxel", "Give a scalar volume.")
-    return array.transpose(2, 1, 0).astype(np.float32)
+    return array.transpose(2, 1, 0).astype(np.float32, copy=False)
 
 
-def _tensors(node) -> NDArray[np.float32]:
-    """Return the tensors of a node in RAS: (i, j, k, 6)."""
+def _tensors(node) -> NDArray:
+    """Return the tensors of a node as they are, a view of its memory: (i, j, k, 3, 3)."""
     rows = node.GetImageData().GetPointData().GetTensors()
     i, j, k = node.GetImageData().GetDimensions()
-    nine = vtk_to_numpy(rows).reshape(k, j, i, 3, 3).transpose(2, 1, 0, 3, 4)
-    turn = rotation(node) @ frame_matrix(node)
+    return vtk_to_numpy(rows).reshape(k, j, i, 3, 3).transpose(2, 1, 0, 3, 4)
+
+
+def _turned(nine: NDArray, turn: NDArray) -> NDArray[np.float32]:
+    """Turn tensors (i, j, k, 3, 3) into RAS: (i, j, k, 6)."""
     if not np.allclose(turn, np.eye(3), atol=1e-9):
         nine = turn @ nine.astype(np.float64) @ turn.T
-    return nine.reshape(i, j, k, 9)[..., NINE_TO_SIX].astype(np.float32)
+    return nine.reshape(*nine.shape[:3], 9)[..., NINE_TO_SIX].astype(np.float32)
 
 
 def _answered(data: NDArray) -> NDArray[np.bool_]:
@@ -205,6 +245,16 @@ def _marked(node) -> bool:
 
 def _name(node) -> tuple[str | None, str | None]:
     return node.GetAttribute(METRIC), node.GetAttribute(DEVIATION_OF)
+
+
+def _belongs(spread, taken: Mapping[tuple, Any], of: str | None) -> bool:
+    """Whether a standard deviation is that of the map that was taken."""
+    its_map = taken.get((of, None))
+    return its_map is not None and _of_one_fit(spread, its_map)
+
+
+def _of_one_fit(one, other) -> bool:
+    return one.GetAttribute(PROVENANCE) == other.GetAttribute(PROVENANCE)
 
 
 def _provenance(node) -> dict[str, Any]:

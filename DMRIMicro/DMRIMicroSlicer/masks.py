@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import slicer
 import slicer.util
@@ -34,6 +36,13 @@ def mask_from_node(
     segment_id : str, optional
         The segment to use; by default all of them together.
     """
+    return mask_later(node, affine, shape, segment_id)()
+
+
+def mask_later(
+    node, affine: NDArray, shape: tuple[int, ...], segment_id: str | None = None
+) -> Callable[[], NDArray[np.bool_]]:
+    """Read a node; return what does the rest of `mask_from_node`, in any thread."""
     if node.IsA("vtkMRMLSegmentationNode"):
         layers = [layer[:2] for layer in segments(node, segment_id)]
     elif (
@@ -45,19 +54,23 @@ def mask_from_node(
             f"'{node.GetName()}' ({node.GetClassName()}) cannot be a mask",
             "Choose a label map or a segmentation.",
         )
-    out = np.zeros(shape, dtype=bool)
-    parent = parent_matrix(node)
-    for inside, to_world in layers:
-        try:
-            out |= onto_grid(inside, parent @ to_world, shape, affine)
-        except InputError:
-            continue  # this segment is empty or lies elsewhere; together they may cover the scan
-    if not out.any():
-        raise InputError(
-            f"the mask '{node.GetName()}' covers no voxel of the scan",
-            "Check that both show the same head at one place.",
-        )
-    return out
+    parent, name = parent_matrix(node), node.GetName()
+
+    def sample() -> NDArray[np.bool_]:
+        out = np.zeros(shape, dtype=bool)
+        for inside, to_world in layers:
+            try:
+                out |= onto_grid(inside, parent @ to_world, shape, affine)
+            except InputError:
+                continue  # this segment is empty or lies elsewhere; together they may cover it
+        if not out.any():
+            raise InputError(
+                f"the mask '{name}' covers no voxel of the scan",
+                "Check that both show the same head at one place.",
+            )
+        return out
+
+    return sample
 
 
 def _labelmap(node) -> tuple[NDArray, NDArray]:

@@ -140,10 +140,11 @@ def _short(model, prior_driven: Iterable[str] = ()) -> str:
 
 
 def _meaning(model, prior_driven: Mapping[str, Sequence[str]]) -> str:
-    """Say what every metric is, and of prior-driven ones that they are."""
+    """Say what every metric is, in what unit, and of prior-driven ones that they are."""
     told = []
     for metric in model.metrics:
-        line = f"{metric.name}: {metric.title}"
+        unit = f" [{metric.unit}]" if metric.unit else ""
+        line = f"{metric.name}{unit}: {metric.title}"
         if lacks := prior_driven.get(metric.name):
             line += _(" (prior-driven: a fit would need {what})").format(what="; ".join(lacks))
         told.append(line)

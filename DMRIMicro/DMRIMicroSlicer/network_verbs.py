@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from . import networks
+from .background import Steps, at_once
 from .job import FitJob
 from .networks import CODEBOOK, PIGMENT, WEIGHTS, Method
-from .nodes import scan_from_node
+from .nodes import open_node, scan_from_node
 from .notes import fit_notes, tell
 from .steps import check_preparations, prepared, shows
-from .worker import start_network
+from .worker import start_maps
 
 PRESET = "standard"
 """Of PIGMENT, see `DMRIMicroLib.prior.estimate.PRESETS`."""
@@ -164,7 +165,7 @@ def _scan(
 
 def _shown(method: Method, maps, scan_name: str, uncertainty: bool) -> list:
     """Show the maps of this process and log what the user must know of them."""
-    nodes = networks.show(method, maps, scan_name, uncertainty=uncertainty)
+    nodes = at_once(networks.showing(method, maps, scan_name, uncertainty=uncertainty))
     tell(fit_notes(maps))
     return nodes
 
@@ -190,16 +191,17 @@ def _start(
 
     check_preparations(method.called, preparations)
     verify(weights, WEIGHTS)  # says what to do before any work
-    scan = scan_from_node(node, mask, segment)
+    scan, masked = open_node(node, mask, segment)
     name = scan.name  # the node may be gone when the job ends
 
-    def shown(maps) -> list:
-        return networks.show(method, maps, name, uncertainty=uncertainty)
+    def shown(maps) -> Steps:
+        return networks.showing(method, maps, name, uncertainty=uncertainty)
 
-    return start_network(
+    return start_maps(
         method.name,
         scan,
         ["--weights", str(weights), *words],
+        masked=masked,
         device=device,
         options=preparations,
         on_progress=onProgress,

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from DMRIMicroLib.errors import InputError
 
-from .results import show_maps
+from .background import Steps
+from .results import showing_maps
 from .suitability import Suitability
 
 WEIGHTS = "codebook"
@@ -138,10 +139,10 @@ def suitability(offered: Offer, acquisition=None) -> Suitability:
     return Suitability(cautions=tuple(cautions), prior_driven=leaning)
 
 
-def show(method: Method, maps, scan_name: str, *, uncertainty: bool) -> list:
+def showing(method: Method, maps, scan_name: str, *, uncertainty: bool) -> Steps:
     """Add a method's maps to the scene, named apart from a fit's: ``"<scan> codebook FA"``."""
     shown = {}
     for name, item in maps.items():
         label = method.labels.get(name, name)
         shown[label] = item if uncertainty else replace(item, uncertainty=None)
-    return show_maps(replace(maps, maps=shown), f"{scan_name} {method.name}")
+    return showing_maps(replace(maps, maps=shown), f"{scan_name} {method.name}")

@@ -8,21 +8,31 @@ its affine. Nothing is flipped on the way, whatever the sign of the determinant.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import slicer
 import slicer.util
+import vtk
 from numpy.typing import NDArray
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.errors import InputError
-from DMRIMicroLib.scan import Scan
+from DMRIMicroLib.scan import Scan, read
 from DMRIMicroLib.table import check_bvals, to_s_per_mm2
 
 from . import attributes
-from .geometry import frame_matrix, parent_matrix, rotation, world_affine
-from .masks import mask_from_node
+from .background import Steps, at_once
+from .geometry import (
+    check_axes,
+    frame_matrix,
+    parent_matrix,
+    remember_axes,
+    rotation,
+    world_affine,
+)
+from .masks import mask_later
 
 DWI_CLASS = "vtkMRMLDiffusionWeightedVolumeNode"
 
@@ -34,6 +44,9 @@ UNIT = 1e-6
 
 B_NEAR = 0.5
 """Agreement [s/mm2] asked of b-values that are read back."""
+
+WINDOWED = (0.1, 99.9)
+"""Share of the values below the window's ends [%]: those of Slicer's automatic window."""
 
 BASELINE_B = 1.0
 """Below this b-value [s/mm2] Slicer expects a zero vector."""
@@ -56,6 +69,23 @@ def scan_from_node(node, mask_node=None, segment_id: str | None = None) -> Scan:
     Scan
         Its signal shares memory with the node: do not edit the volume while it is used.
     """
+    scan, masked = open_node(node, mask_node, segment_id)
+    return masked(scan)
+
+
+def open_node(
+    node, mask_node=None, segment_id: str | None = None
+) -> tuple[Scan, Callable[[Scan], Scan]]:
+    """Do as `scan_from_node`, but leave the mask for later.
+
+    Returns
+    -------
+    Scan
+        Without the mask.
+    callable
+        Puts the mask on a scan of this grid. It may be called in a thread: it takes time, and
+        leaves MRML alone.
+    """
     acquisition, notes = _read_acquisition(node)
     signal = _array(node)
     if signal.shape[3] != len(acquisition):
@@ -64,13 +94,12 @@ def scan_from_node(node, mask_node=None, segment_id: str | None = None) -> Scan:
             "Load the diffusion scan again; something has cut one of them.",
         )
     affine = world_affine(node)
-    mask = (
-        None
-        if mask_node is None
-        else mask_from_node(mask_node, affine, signal.shape[:3], segment_id)
-    )
-    notes += _transform_notes(node)
-    return Scan(signal, affine, acquisition, mask=mask, name=node.GetName(), notes=notes)
+    notes += _transform_notes(node) + _enhanced_notes(node)
+    scan = Scan(signal, affine, acquisition, name=node.GetName(), notes=notes)
+    if mask_node is None:
+        return scan, lambda scan: scan
+    mask = mask_later(mask_node, affine, signal.shape[:3], segment_id)
+    return scan, lambda scan: scan.with_mask(mask())
 
 
 def acquisition_from_node(node) -> Acquisition:
@@ -88,6 +117,7 @@ def _read_acquisition(node) -> tuple[Acquisition, tuple[str, ...]]:
         )
     if node.GetNumberOfGradients() == 0 or node.GetImageData() is None:
         raise InputError(f"'{node.GetName()}' holds no diffusion data", "Load the scan again.")
+    check_axes(node)
     turn = rotation(node) @ frame_matrix(node)
     gradients = vtk_to_numpy(node.GetDiffusionGradients()).astype(np.float64) @ turn.T
     name = f"'{node.GetName()}'"
@@ -106,6 +136,11 @@ def node_from_scan(scan: Scan, name: str | None = None, node=None):
     get zero vectors, because that is how Slicer knows a baseline. Other b0 volumes keep theirs:
     the fit uses their true b.
     """
+    return at_once(adding_scan(scan, name, node))
+
+
+def adding_scan(scan: Scan, name: str | None = None, node=None) -> Steps:
+    """Do as `node_from_scan`, bit by bit; given up before the end, add nothing."""
     if not (scan.acquisition.bvals > scan.acquisition.b0_threshold).any():
         raise InputError(
             "no volume of this scan is diffusion-weighted", "Slicer cannot store it as a DWI."
@@ -114,10 +149,12 @@ def node_from_scan(scan: Scan, name: str | None = None, node=None):
     if fresh:
         node = slicer.vtkMRMLDiffusionWeightedVolumeNode()
         node.SetName(unique_name(name or scan.name))
-    _fill(node, scan)
+    image, window = yield from _image(scan)
+    _fill(node, scan, image)
     if fresh:
+        _add_display(node, window)
         slicer.mrmlScene.AddNode(node)  # whole: selectors take it up at once
-    if node.GetDisplayNode() is None:
+    elif node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
     if len(scan.acquisition) < NRRD_VOLUMES:
         logging.warning(
@@ -135,14 +172,48 @@ def unique_name(name: str) -> str:
     return slicer.mrmlScene.GenerateUniqueName(name) if taken else name
 
 
-def _fill(node, scan: Scan) -> None:
+def _image(scan: Scan) -> Steps:
+    """Make an image that holds the signal; return it, and a window for its first volume."""
+    image = vtk.vtkImageData()
+    image.SetDimensions(*scan.shape)
+    image.AllocateScalars(vtk.VTK_FLOAT, len(scan.acquisition))
+    held = vtk_to_numpy(image.GetPointData().GetScalars())
+    held = held.reshape(*scan.shape[::-1], len(scan.acquisition)).transpose(2, 1, 0, 3)
+
+    def copy() -> tuple[float, float]:  # into memory that VTK has made: it may take seconds
+        for block, part in read(scan.signal, np.arange(len(scan.acquisition)), scan.source):
+            held[..., block] = part
+        return window_of(held[..., 0])
+
+    window = yield copy
+    return image, window
+
+
+def window_of(values: NDArray) -> tuple[float, float]:
+    """Return the window that Slicer would take, which takes it long on the main thread."""
+    known = values[np.isfinite(values)]
+    low, high = np.percentile(known, WINDOWED) if known.size else (0.0, 1.0)
+    return float(low), float(high)
+
+
+def _add_display(node, window: tuple[float, float]) -> None:
+    """Let a node that is not in the scene yet have a display node with this window."""
+    display = slicer.vtkMRMLDiffusionWeightedVolumeDisplayNode()
+    display.SetDefaultColorMap()
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(*window)
+    slicer.mrmlScene.AddNode(display)
+    node.SetAndObserveDisplayNodeID(display.GetID())
+
+
+def _fill(node, scan: Scan, image) -> None:
     # what the reader left of an earlier file (DWMRI_gradient_0007 ...) would win over us on saving
     for key in [k for k in node.GetAttributeNames() if k.startswith("DWMRI_") or k == "modality"]:
         node.RemoveAttribute(key)
-    signal = scan.volumes(np.arange(len(scan.acquisition)))
-    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(signal.transpose(2, 1, 0, 3)))
+    node.SetAndObserveImageData(image)
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(scan.affine))
     node.SetMeasurementFrameMatrix(slicer.util.vtkMatrixFromArray(np.eye(4)))
+    remember_axes(node)
     acquisition = scan.acquisition
     gradients = np.where(acquisition.bvals[:, None] < BASELINE_B, 0.0, acquisition.bvecs)
     node.SetNumberOfGradients(len(gradients))
@@ -182,3 +253,12 @@ def _transform_notes(node) -> tuple[str, ...]:
     if np.allclose(matrix.T @ matrix, np.eye(3), atol=1e-3):
         return (note,)
     return (f"{note}; it is not rigid: gradients follow its rotation only",)
+
+
+def _enhanced_notes(node) -> tuple[str, ...]:
+    """Say of an enhanced scan that maps of it measure no more than the scan before did."""
+    method = node.GetAttribute(attributes.ENHANCED_BY)
+    if method is None:
+        return ()
+    what = "interpolated" if method == "interpolate" else f"made 7 T-like by a network ({method})"
+    return (f"the scan was {what}: its finer voxels, and maps of them, are no measurement",)

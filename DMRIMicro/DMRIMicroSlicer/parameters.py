@@ -24,14 +24,16 @@ DEFAULTS = {
     "way": "deterministic",
     "least_length": 20.0,
     "colour_by": "direction",
+    "risk_distance": 10.0,
+    "rim": 5.0,
 }
 """What the user chooses besides nodes: names of models with commas between them, switches, files of
 the codebook's weights (empty: those that come with it) and of a metric of the user's own; of the
 enhancement method, resolution, voxel edge [mm], draws and weights; of tracking the rules of seeds
 and of where lines run, seeds a voxel, what is followed and how, the least length [mm], and what
-gives the colours."""
+gives the colours; of planning how near a bundle is at risk, and the width of the rim [mm]."""
 
-NODES = ("dwi", "mask", "tensor", "include", "exclude", "ends")
+NODES = ("dwi", "mask", "tensor", "include", "exclude", "ends", "lesion", "bundle")
 """Nodes that the user chooses."""
 
 ON = "true"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import slicer
@@ -17,14 +17,25 @@ from DMRIMicroLib.masking import onto_grid
 from .geometry import parent_matrix, world_affine
 from .masks import VOLUMES, labelled, segments
 
-BOX = "vtkMRMLMarkupsROINode"
+if TYPE_CHECKING:
+    from DMRIMicroLib.tracts.regions import Region
+
+NAMED = 3
+"""So many segments that make a region together are named with it."""
+
+BOX, SEGMENTATION = "vtkMRMLMarkupsROINode", "vtkMRMLSegmentationNode"
 
 FINE, MOST = 1.0, 100
 """A box becomes voxels of about this edge [mm], at most so many along each side."""
 
 
 def regions_from(given: Any) -> list:
-    """Return regions of what a user gives for them.
+    """Return regions of what a user gives for them; see `regions_later`."""
+    return [region() for region in regions_later(given)]
+
+
+def regions_later(given: Any) -> list[Callable[[], Region]]:
+    """Read what a user gives for regions; return what makes them of it, in any thread.
 
     Parameters
     ----------
@@ -35,19 +46,33 @@ def regions_from(given: Any) -> list:
         return []
     if _is_node(given) or (isinstance(given, tuple) and isinstance(given[-1], str)):
         given = [given]
-    return [region_from(one) for one in given]
+    return [region_later(one) for one in given]
 
 
-def region_from(given: Any):
-    """Return one region; see `regions_from`."""
+def region_from(given: Any) -> Region:
+    """Return one region; see `regions_later`."""
+    return region_later(given)()
+
+
+def region_later(given: Any) -> Callable[[], Region]:
+    """Read one region; see `regions_later`."""
     from DMRIMicroLib.tracts.regions import Region
 
     node, segment = given if isinstance(given, tuple) else (given, None)
-    if node.IsA(BOX):
+    if node is not None and node.IsA(BOX):
         return _box(node)
-    labels, affine, names = labels_from(node, segment)
-    called = node.GetName() if segment is None else f"{node.GetName()}:{next(iter(names.values()))}"
-    return Region(labels > 0, affine, called)
+    name = "" if node is None else node.GetName()
+    if node is not None and node.IsA(SEGMENTATION):
+        layers, parent = _layers(node, segment), parent_matrix(node)
+        called = _of_segments(name, layers) if segment is None else f"{name}:{layers[0][2]}"
+
+        def together() -> Region:
+            labels, affine = _together(layers)
+            return Region(labels > 0, parent @ affine, called)
+
+        return together
+    data, affine = _label_map(node)
+    return lambda: Region(data > 0, affine, name)
 
 
 def labels_from(node, segment: str | None = None) -> tuple[NDArray, NDArray, dict[int, str]]:
@@ -55,18 +80,26 @@ def labels_from(node, segment: str | None = None) -> tuple[NDArray, NDArray, dic
 
     Of segments that overlap, the later one counts.
     """
-    if node is not None and node.IsA("vtkMRMLSegmentationNode"):
-        return _of_segments(node, segment)
+    if node is not None and node.IsA(SEGMENTATION):
+        layers = _layers(node, segment)
+        labels, affine = _together(layers)
+        names = {number: name for number, (*_, name) in enumerate(layers, start=1)}
+        return labels, parent_matrix(node) @ affine, names
+    data, affine = _label_map(node)
+    return data, affine, _called(node, [int(v) for v in np.unique(data) if v > 0])
+
+
+def _label_map(node) -> tuple[NDArray, NDArray]:
+    """Return the labels (i, j, k) of a volume, and its affine to world."""
     if node is None or node.GetClassName() not in VOLUMES:
         kind = "nothing" if node is None else f"'{node.GetName()}' ({node.GetClassName()})"
         raise InputError(
             f"{kind} cannot be a region", "Choose a label map, a segmentation or a box (ROI)."
         )
     data = labelled(node)
-    numbers = [int(v) for v in np.unique(data) if v > 0]
-    if not numbers:
+    if not (data > 0).any():
         raise InputError(f"'{node.GetName()}' has no label above 0", "Draw something in it.")
-    return data, world_affine(node), _called(node, numbers)
+    return data, world_affine(node)
 
 
 def _called(node, numbers: Sequence[int]) -> dict[int, str]:
@@ -80,17 +113,29 @@ def _called(node, numbers: Sequence[int]) -> dict[int, str]:
     return {n: name for n, name in names.items() if name and name != "(none)"}
 
 
-def _of_segments(node, segment: str | None) -> tuple[NDArray, NDArray, dict[int, str]]:
-    """Put segments, each on a grid of its own, on one that holds them all."""
+def _of_segments(name: str, layers: Sequence[tuple[NDArray, NDArray, str]]) -> str:
+    """Name a region after its segmentation, and say so if that is more than one segment."""
+    if len(layers) == 1:
+        return name
+    parts = " + ".join(called for *_, called in layers)
+    return f"{name} ({parts if len(layers) <= NAMED else f'{len(layers)} segments'})"
+
+
+def _layers(node, segment: str | None) -> list[tuple[NDArray, NDArray, str]]:
+    """Return the segments that hold something."""
     layers = [layer for layer in segments(node, segment) if layer[0].any()]
     if not layers:
         raise InputError(f"the segmentation '{node.GetName()}' is empty", "Draw something in it.")
+    return layers
+
+
+def _together(layers: Sequence[tuple[NDArray, NDArray, str]]) -> tuple[NDArray, NDArray]:
+    """Put segments, each on a grid of its own, on one that holds them all: labels, affine."""
     affine, shape = _around([(inside.shape, matrix) for inside, matrix, _ in layers])
     labels = np.zeros(shape, dtype=np.int16)
     for number, (inside, matrix, _) in enumerate(layers, start=1):
         labels[onto_grid(inside, matrix, shape, affine)] = number
-    names = {number: name for number, (*_, name) in enumerate(layers, start=1)}
-    return labels, parent_matrix(node) @ affine, names
+    return labels, affine
 
 
 def _around(grids: Sequence[tuple[tuple[int, ...], NDArray]]) -> tuple[NDArray, tuple[int, ...]]:
@@ -109,8 +154,8 @@ def _around(grids: Sequence[tuple[tuple[int, ...], NDArray]]) -> tuple[NDArray, 
     return affine, tuple(int(n) for n in high - low + 1)
 
 
-def _box(node):
-    """Return the inside of a box as a region of small voxels along its sides."""
+def _box(node) -> Callable[[], Region]:
+    """Read a box; return what makes its inside a region of small voxels along its sides."""
     from DMRIMicroLib.tracts.regions import Region
 
     size = np.array(node.GetSize(), dtype=float)
@@ -121,7 +166,8 @@ def _box(node):
     edge = size / count
     inner = np.diag([*edge, 1.0])
     inner[:3, 3] = (edge - size) / 2
-    return Region(np.ones(count, dtype=bool), to_world @ inner, node.GetName())
+    name = node.GetName()
+    return lambda: Region(np.ones(count, dtype=bool), to_world @ inner, name)
 
 
 def _is_node(given: Any) -> bool:

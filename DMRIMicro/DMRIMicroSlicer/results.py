@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import slicer
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from vtk.util.numpy_support import numpy_to_vtk
 
 from . import flags
+from .background import Steps, at_once
+from .geometry import remember_axes
 from .nodes import unique_name
 
 PROVENANCE = "DMRIMicro.provenance"
@@ -31,6 +34,9 @@ VOLUMES = {"scalar": "Scalar", "vector": "Vector", "tensor": "DiffusionTensor"}
 
 SIX_TO_NINE = (0, 3, 4, 3, 1, 5, 4, 5, 2)
 """xx, yy, zz, xy, xz, yz as the nine values of a 3x3 tensor, row by row."""
+
+COLOUR_WINDOW = (0.0, 255.0)
+"""Of a tensor, which is shown as colours by direction."""
 
 GREY = "vtkMRMLColorTableNodeGrey"
 
@@ -77,17 +83,23 @@ def show_maps(maps, scan_name: str) -> list:
         ``"<scan> dti flags"``, whose description says what the numbers mean. The nodes of several
         models lie in a folder each, prior-driven ones in a folder within.
     """
+    return at_once(showing_maps(maps, scan_name))
+
+
+def showing_maps(maps, scan_name: str) -> Steps:
+    """Do as `show_maps`, node by node; given up, add nothing."""
     shown: dict[str, list] = {item.model: [] for item in maps.values()}
     added: list = []  # all that is new in the scene, to be taken back on failure
     try:
         for model, nodes in shown.items():
-            _show_model(maps, model, scan_name, nodes, added)
-        _file_all(scan_name, shown)
+            yield from _show_model(maps, model, scan_name, nodes, added)
+        yield from _file_all(scan_name, shown)
     except BaseException:
         for node in added:
             remove(node)
         raise
-    return [node for nodes in shown.values() for node in nodes]
+    added = [node for nodes in shown.values() for node in nodes]
+    return [node for node in added if slicer.mrmlScene.IsNodePresent(node)]
 
 
 def colour_node_id(colormap: str) -> str:
@@ -102,7 +114,7 @@ def colour_node_id(colormap: str) -> str:
     return GREY
 
 
-def _show_model(maps, model: str, scan_name: str, nodes: list, added: list) -> None:
+def _show_model(maps, model: str, scan_name: str, nodes: list, added: list) -> Steps:
     """Add the nodes of one model to the scene, to `nodes` and to `added`."""
 
     def new(cls: str, name: str):
@@ -113,7 +125,7 @@ def _show_model(maps, model: str, scan_name: str, nodes: list, added: list) -> N
 
     for name, item in maps.items():
         if item.model == model:
-            _show_map(new, name, item, maps)
+            yield from _show_map(new, name, item, maps)
     if model in maps.flags and flags.worth_a_node(maps.flags[model]):
         colours = flags.known_colours()
         if colours is None:
@@ -123,34 +135,52 @@ def _show_model(maps, model: str, scan_name: str, nodes: list, added: list) -> N
         flags.fill(node, model, maps.flags[model], maps.affine)
         node.CreateDefaultDisplayNodes()
         node.GetDisplayNode().SetAndObserveColorNodeID(colours.GetID())
+        yield
 
 
-def _show_map(new: Callable, name: str, item, maps) -> None:
+def _show_map(new: Callable, name: str, item, maps) -> Steps:
     """Add a map, and its standard deviation if there is one."""
+    array = yield partial(_in_order, item.data, item.metric.kind)
     node = new(f"vtkMRML{VOLUMES[item.metric.kind]}VolumeNode", name)
-    _fill(node, item.data, item, maps)
+    windows = {"scalar": item.metric.window, "tensor": COLOUR_WINDOW}
+    _fill(node, array, item, maps, windows.get(item.metric.kind))
     node.SetAttribute(METRIC, item.metric.name)
     node.SetDescription(item.metric.title + _leans(node))
     if item.metric.kind == "scalar":
-        _display(node, item.metric)
+        node.GetDisplayNode().SetAndObserveColorNodeID(colour_node_id(item.metric.colormap))
     if item.metric.kind == "scalar" and item.uncertainty is not None:
+        yield
         node = new("vtkMRMLScalarVolumeNode", f"{name} SD")
-        _fill(node, item.uncertainty, item, maps)
+        _fill(node, _in_order(item.uncertainty, item.metric.kind), item, maps, None)
         node.SetAttribute(DEVIATION_OF, item.metric.name)
         node.SetDescription(f"Standard deviation of: {item.metric.title}{_leans(node)}")
         # its spread is not known beforehand: Slicer's automatic window
         node.GetDisplayNode().SetAndObserveColorNodeID(GREY)
+    yield
 
 
-def _fill(node, data: NDArray, item, maps) -> None:
-    """Give a node its values, place, unit and provenance."""
-    kind = item.metric.kind
+def _in_order(data: NDArray, kind: str) -> NDArray[np.float32]:
+    """Return values in Slicer's order: (k, j, i), or with what a voxel holds behind."""
     if kind == "tensor":
-        _set_tensors(node, data)
+        data = data[..., SIX_TO_NINE]
+    array = data.transpose(2, 1, 0, *range(3, data.ndim))
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _fill(node, array: NDArray[np.float32], item, maps, window: tuple[float, float] | None) -> None:
+    """Give a node its values, in Slicer's order, and its place, unit, provenance and window."""
+    kind = item.metric.kind
+    node.CreateDefaultDisplayNodes()
+    if window is not None:  # before the values: a window by itself takes time, of a tensor 0.13 s
+        node.GetDisplayNode().AutoWindowLevelOff()
+        node.GetDisplayNode().SetWindowLevelMinMax(*window)
+    if kind == "tensor":
+        _set_tensors(node, array)
     else:
-        array = data.transpose(2, 1, 0, *range(3, data.ndim))
-        slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(array, dtype=np.float32))
+        slicer.util.updateVolumeFromArray(node, array)
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(maps.affine))
+    if kind == "tensor":
+        remember_axes(node)
     node.SetAttribute(UNIT, item.unit)
     node.SetAttribute(
         PROVENANCE,
@@ -161,7 +191,6 @@ def _fill(node, data: NDArray, item, maps) -> None:
         node.SetAttribute(PRIOR_DRIVEN, "; ".join(lacks))
     if kind != "vector":
         node.SetVoxelValueUnits(_coded_unit(item.unit))
-    node.CreateDefaultDisplayNodes()
 
 
 def _leans(node) -> str:
@@ -175,21 +204,11 @@ def _leans(node) -> str:
     )
 
 
-def _display(node, metric) -> None:
-    display = node.GetDisplayNode()
-    display.SetAndObserveColorNodeID(colour_node_id(metric.colormap))
-    display.AutoWindowLevelOff()
-    display.SetWindowLevelMinMax(*metric.window)
-
-
-def _set_tensors(node, data: NDArray) -> None:
-    """Store (x, y, z, 6) RAS tensors; the display turns them by the frame: hence identity."""
+def _set_tensors(node, nine: NDArray[np.float32]) -> None:
+    """Store (k, j, i, 9) RAS tensors; the display turns them by the frame: hence identity."""
     image = vtk.vtkImageData()
-    image.SetDimensions(*data.shape[:3])
-    nine = data.transpose(2, 1, 0, 3)[..., SIX_TO_NINE].reshape(-1, 9)
-    image.GetPointData().SetTensors(
-        numpy_to_vtk(np.ascontiguousarray(nine, dtype=np.float32), deep=1)
-    )
+    image.SetDimensions(*nine.shape[2::-1])
+    image.GetPointData().SetTensors(numpy_to_vtk(nine.reshape(-1, 9), deep=1))
     node.SetAndObserveImageData(image)
     node.SetMeasurementFrameMatrix(slicer.util.vtkMatrixFromArray(np.eye(4)))
 
@@ -201,18 +220,19 @@ def _coded_unit(unit: str):
     return entry
 
 
-def _file_all(scan_name: str, shown: dict[str, list]) -> None:
+def _file_all(scan_name: str, shown: dict[str, list]) -> Steps:
     """Put the nodes into the scan's folder, those of several models into a folder each."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     top = _folder(hierarchy, hierarchy.GetSceneItemID(), f"{scan_name} microstructure")
     for model, nodes in shown.items():
         folder = top if len(shown) == 1 else _folder(hierarchy, top, model)
-        for node in nodes:
+        for node in filter(slicer.mrmlScene.IsNodePresent, nodes):  # the user may remove some
             prior_driven = node.GetAttribute(PRIOR_DRIVEN) is not None
             place = _folder(hierarchy, folder, PRIOR_FOLDER) if prior_driven else folder
             # without the application nobody makes the items
             item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(place, node)
             hierarchy.SetItemParent(item, place)
+            yield
 
 
 def _folder(hierarchy, parent: int, name: str) -> int:
@@ -221,8 +241,14 @@ def _folder(hierarchy, parent: int, name: str) -> int:
 
 
 def remove(node) -> None:
-    """Take a node out of the scene, and its display node."""
-    display = node.GetDisplayNode() if node.IsA("vtkMRMLDisplayableNode") else None
-    if display is not None:
-        slicer.mrmlScene.RemoveNode(display)
-    slicer.mrmlScene.RemoveNode(node)
+    """Take a node out of the scene, and what shows it."""
+    if not slicer.mrmlScene.IsNodePresent(node):
+        return
+    shown = node.GetNumberOfDisplayNodes() if node.IsA("vtkMRMLDisplayableNode") else 0
+    gone = [node.GetNthDisplayNode(k) for k in range(shown)]
+    # of glyphs in slices, which a tensor volume has
+    properties = "GetDiffusionTensorDisplayPropertiesNode"
+    gone += [getattr(display, properties)() for display in gone if hasattr(display, properties)]
+    for one in (*gone, node):
+        if one is not None and slicer.mrmlScene.IsNodePresent(one):
+            slicer.mrmlScene.RemoveNode(one)

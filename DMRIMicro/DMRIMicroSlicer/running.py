@@ -25,6 +25,7 @@ class Running:
             ui.importButton,
             ui.enhanceCollapsible,
             ui.tractsCollapsible,
+            ui.planCollapsible,
         )
 
     def show(self, running: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from .background import Steps
 from .notes import fit_notes, tell
 
 PREPARATIONS = ("noise", "denoise", "degibbs")
@@ -29,17 +30,20 @@ def prepared(scan, progress: Callable | None, preparations: Mapping):
 
 
 def shows(
-    show: Callable[[object], list],
+    show: Callable[[object], Steps],
     on_done: Callable[[list], None] | None,
     on_error: Callable[[str], None] | None,
     on_note: Callable[[str], None] | None,
     notes: Callable[[object], Iterable[str]] = fit_notes,
-) -> Callable[[object], None]:
-    """Return what shows a job's result, maps say, and tells what the user must know of it."""
+) -> Callable[[object], Steps]:
+    """Return what shows a job's result, maps say, and tells what the user must know of it.
 
-    def done(made) -> None:
+    `show` gives steps that end in the new nodes; so does what is returned, for the job.
+    """
+
+    def done(made) -> Steps:
         try:
-            nodes = show(made)
+            nodes = yield from show(made)
         except Exception as error:
             if on_error:
                 on_error(f"The result cannot be shown: {error}")

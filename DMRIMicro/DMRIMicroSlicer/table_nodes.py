@@ -84,7 +84,7 @@ def show_profiles(found, name: str) -> list:
 def show_plan(plan, notice: str) -> list:
     """Add the two tables of a plan: bundles near a lesion, and how its tissue is."""
     lesion = plan.facts["lesion"]
-    told = "; ".join([notice, *plan.notes])
+    told = "; ".join([notice, _asked(plan.facts), *plan.notes])
     bundles, tissue = plan.bundles, plan.tissue
     near = (
         f"{lesion} structures at risk",
@@ -123,6 +123,17 @@ def show_plan(plan, notice: str) -> list:
             remove(node)
         raise
     return tables
+
+
+def _asked(facts: Mapping) -> str:
+    """Say where the lesion is, and how near is near: a table outlives the panel's choices."""
+    side = ""
+    if "side" in facts:
+        side = f", {facts['from_midline_mm']:g} mm {facts['side']} of the midline"
+    return (
+        f"{facts['lesion']}: {facts['lesion_ml']:g} ml{side}; "
+        f"at risk within {facts['distance_mm']:g} mm; rim of {facts['rim_mm']:g} mm"
+    )
 
 
 def _chart(name: str, table, metric: str, unit: str, lines: Mapping[str, tuple]) -> list:

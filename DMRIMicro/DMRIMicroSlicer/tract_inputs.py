@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from DMRIMicroLib.errors import InputError
 
-from .map_nodes import Look, image_files, looks, maps_from_nodes, maps_of, readable
-from .nodes import DWI_CLASS, scan_from_node
-from .region_nodes import region_from, regions_from
+from .map_nodes import Look, image_files, looks, maps_of, open_maps, readable
+from .nodes import DWI_CLASS, open_node, scan_from_node
+from .region_nodes import region_from, regions_later
 from .results import METRIC
 from .tract_nodes import DIRECTION, points_from_node
 
@@ -25,6 +25,10 @@ OPTIONS = ("odf", "method", "step", "max_angle", "min_length", "max_length", "se
 """Of `DMRIMicroLib.tracts`, that verbs here pass on."""
 
 
+def _as_it_is(given):
+    return given
+
+
 @dataclass(frozen=True, eq=False)
 class Maps:
     """Maps that nodes hold.
@@ -32,13 +36,16 @@ class Maps:
     Attributes
     ----------
     maps : MapSet or None
-        None as long as the scan is not fitted.
+        None as long as the scan is not fitted. Not `settled` yet if they come from `unfitted`.
     name : str
         Of the scan, with which new nodes' names begin.
     looks : dict of str to Look
         How the maps are shown.
     scan : Scan or None
-        What is to be fitted first.
+        What is to be fitted first. Not `masked` yet.
+    settled, masked : callable
+        What makes maps, or the scan, what they ought to be; for a thread, see
+        `map_nodes.open_maps` and `nodes.open_node`.
     dwi : vtkMRMLDiffusionWeightedVolumeNode or None
         Its node.
     """
@@ -47,6 +54,8 @@ class Maps:
     name: str
     looks: Mapping[str, Look] = field(default_factory=dict)
     scan: Any = None
+    settled: Callable = _as_it_is
+    masked: Callable = _as_it_is
     dwi: Any = None
 
     @classmethod
@@ -56,27 +65,29 @@ class Maps:
             raise InputError("there are no maps", "Fit the tensor first, or give the scan.")
         if hasattr(given, "GetClassName"):
             if given.IsA(DWI_CLASS):
-                scan = scan_from_node(given, mask)
-                return cls(None, scan.name, scan=scan, dwi=given)
+                scan, masked = open_node(given, mask)
+                return cls(None, scan.name, scan=scan, masked=masked, dwi=given)
             nodes = maps_of(given)
         else:
             nodes = readable(given)
-        maps = maps_from_nodes(nodes)
-        return cls(maps, _scan_name(maps, nodes), looks(nodes))
+        maps, settled = open_maps(nodes)
+        return cls(maps, _scan_name(maps, nodes), looks(nodes), settled=settled)
 
     @classmethod
     def of(cls, given: Any, mask: Any = None, fit_device: str | None = None) -> Maps:
         """Read nodes; the tensor is fitted to a diffusion volume, in this process."""
         found = cls.unfitted(given, mask)
         if found.scan is None:
-            return found
+            return found.fitted(found.settled(found.maps))
         from DMRIMicroLib import fit
 
-        return found.fitted(fit(found.scan, ["dti"], uncertainty=True, device=fit_device))
+        return found.fitted(
+            fit(found.masked(found.scan), ["dti"], uncertainty=True, device=fit_device)
+        )
 
     def fitted(self, maps) -> Maps:
-        """Return the same with the maps of a fit."""
-        return replace(self, maps=maps, scan=None)
+        """Return the same with maps that are as they ought to be."""
+        return replace(self, maps=maps, settled=_as_it_is, scan=None, masked=_as_it_is)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,18 +95,24 @@ class Tracking:
     """How to track; attributes are the arguments of `TractVerbs.tracts`."""
 
     seeds: Any
-    within: Any
-    density: float | None
-    count: int | None
-    include: Any
-    exclude: Any
-    ends: Any
-    inside: str
-    colour_by: str
-    along: tuple[str, ...]
-    images: Mapping[str, Any] | None
-    dwi: Any
-    options: Mapping[str, Any]
+    within: Any = None
+    density: float | None = None
+    count: int | None = None
+    include: Any = None
+    exclude: Any = None
+    ends: Any = None
+    inside: str = INSIDE
+    colour_by: str = DIRECTION
+    along: Sequence[str] = ()
+    images: Mapping[str, Any] | None = None
+    dwi: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, seeds: Any, dwi: Any, colourBy: str = DIRECTION, **words: Any) -> Tracking:
+        """Take apart the words of `TractVerbs.tracts`; what no attribute holds is an option."""
+        own = {name: words.pop(name) for name in cls.__dataclass_fields__ if name in words}
+        return cls(seeds, colour_by=colourBy, dwi=dwi, options=words, **own)
 
     def __post_init__(self) -> None:
         """Refuse options that there are not, before any work."""
@@ -135,7 +152,13 @@ class Tracking:
 
     def regions(self) -> dict[str, list]:
         """Return the regions by what lines do there."""
-        return {role: regions_from(getattr(self, role)) for role in ("include", "exclude", "ends")}
+        return {
+            role: [region() for region in found] for role, found in self.regions_later().items()
+        }
+
+    def regions_later(self) -> dict[str, list[Callable]]:
+        """Read the regions; what is returned makes them, in any thread."""
+        return {role: regions_later(getattr(self, role)) for role in ("include", "exclude", "ends")}
 
     def kept(self) -> list[str]:
         """Names of the maps whose values are kept along the lines."""

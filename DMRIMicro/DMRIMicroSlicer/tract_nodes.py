@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import slicer
+import slicer.util
 import vtk
 from numpy.typing import NDArray
 from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
 
 from DMRIMicroLib.errors import InputError
 
+from .background import Steps
 from .geometry import parent_matrix
 from .map_nodes import Look
 from .nodes import unique_name
@@ -52,8 +55,8 @@ def show_seeds(seeds, name: str):
     return node
 
 
-def show_lines(lines, name: str, look: Look | None = None, colour_by: str = DIRECTION):
-    """Add streamlines as a node; on failure add nothing.
+def showing_lines(lines, name: str, look: Look | None = None, colour_by: str = DIRECTION) -> Steps:
+    """Add streamlines as a node, which the steps end in; on failure add nothing.
 
     Parameters
     ----------
@@ -69,22 +72,32 @@ def show_lines(lines, name: str, look: Look | None = None, colour_by: str = DIRE
         raise InputError(
             f"there are no values {colour_by!r} along the lines", f"There are {', '.join(known)}."
         )
-    points = lines.points
-    ends = np.cumsum([0, *(len(line) for line in lines.streamlines)])
+    points, ends, values = yield partial(_plain, lines)
     data = vtk.vtkPolyData()
     data.SetPoints(_points(points))
+    yield
     data.SetLines(_cells(ends, np.arange(len(points))))
-    colours = _array(DIRECTION, np.rint(255 * _directions(points, ends)).astype(np.uint8))
-    data.GetPointData().AddArray(colours)
-    for key, values in lines.per_point.items():
-        flat = np.concatenate([np.empty((0, 1), np.float32), *values]).ravel()
-        data.GetPointData().AddArray(_array(key, flat.astype(np.float32)))
+    for key, column in values.items():
+        yield
+        data.GetPointData().AddArray(_array(key, column))
+    yield
     cls = BUNDLE if hasattr(slicer, BUNDLE) else MODEL
     node = _add(cls, data, name, {"tracts": lines.provenance})
     grid = {"affine": np.asarray(lines.affine).tolist(), "shape": [int(n) for n in lines.shape]}
     node.SetAttribute(GRID, json.dumps(grid))
     colour(node, colour_by, look)
     return node
+
+
+def _plain(lines) -> tuple[NDArray, NDArray, dict[str, NDArray]]:
+    """Return (n, 3) points of all lines, where lines end in them, and values of every point."""
+    points = lines.points
+    ends = np.cumsum([0, *(len(line) for line in lines.streamlines)])
+    values = {DIRECTION: np.rint(255 * _directions(points, ends)).astype(np.uint8)}
+    for key, held in lines.per_point.items():
+        flat = np.concatenate([np.empty((0, 1), np.float32), *held]).ravel()
+        values[key] = flat.astype(np.float32)
+    return np.ascontiguousarray(points, dtype=np.float32), ends, values
 
 
 def colour(node, colour_by: str, look: Look | None = None) -> None:
@@ -112,6 +125,11 @@ def colour(node, colour_by: str, look: Look | None = None) -> None:
 
 def lines_from_node(node):
     """Make a tractogram of a node with lines, in world coordinates, with its values per point."""
+    return lines_later(node)()
+
+
+def lines_later(node) -> Callable:
+    """Read a node; return what does the rest of `lines_from_node`, in any thread."""
     from nibabel.streamlines import ArraySequence
 
     from DMRIMicroLib.tracts.storage import NO_GRID
@@ -129,23 +147,40 @@ def lines_from_node(node):
     cells = data.GetLines()
     ends = vtk_to_numpy(cells.GetOffsetsArray())
     order = vtk_to_numpy(cells.GetConnectivityArray())
-    world = _to_world(node, vtk_to_numpy(data.GetPoints().GetData()))
-
-    def split(rows: NDArray):
-        return ArraySequence(np.split(rows[order].astype(np.float32), ends[1:-1]) if some else [])
-
-    some = len(ends) > 1
-    values = {}
-    for k in range(data.GetPointData().GetNumberOfArrays()):
-        array = data.GetPointData().GetArray(k)
-        if array is not None and array.GetNumberOfComponents() == 1 and array.GetName():
-            values[array.GetName()] = split(vtk_to_numpy(array)[:, None])
+    points, matrix = vtk_to_numpy(data.GetPoints().GetData()), parent_matrix(node)
+    columns = _columns(data)
     affine, shape = NO_GRID
     if grid:
         told = json.loads(grid)
-        affine, shape = parent_matrix(node) @ np.array(told["affine"]), tuple(told["shape"])
+        affine, shape = matrix @ np.array(told["affine"]), tuple(told["shape"])
     made = json.loads(node.GetAttribute(PROVENANCE) or "{}").get("tracts", {})
-    return Tractogram(split(world), affine, shape, values, provenance=made)
+
+    def split(rows: NDArray):
+        some = len(ends) > 1
+        return ArraySequence(np.split(rows[order].astype(np.float32), ends[1:-1]) if some else [])
+
+    def lines() -> Tractogram:
+        values = {name: split(column) for name, column in columns.items()}
+        world = split(_to_world(matrix, points))
+        return Tractogram(world, affine, shape, values, provenance=made)
+
+    return lines
+
+
+def _columns(data) -> dict[str, NDArray]:
+    """Return the named values of every point, one number each: (n, 1)."""
+    found = {}
+    for k in range(data.GetPointData().GetNumberOfArrays()):
+        array = data.GetPointData().GetArray(k)
+        if array is not None and array.GetNumberOfComponents() == 1 and array.GetName():
+            found[array.GetName()] = vtk_to_numpy(array)[:, None]
+    return found
+
+
+def bundles_of_scene() -> list:
+    """Return the nodes that hold streamlines: those of this module, and SlicerDMRI's bundles."""
+    models = slicer.util.getNodesByClass(MODEL)
+    return [node for node in models if node.IsA(BUNDLE) or node.GetAttribute(GRID)]
 
 
 def points_from_node(node) -> NDArray[np.float64]:
@@ -157,7 +192,7 @@ def points_from_node(node) -> NDArray[np.float64]:
     elif node.IsA(MODEL) and node.GetPolyData() is not None:
         points = node.GetPolyData().GetPoints()
         held = np.empty((0, 3)) if points is None else vtk_to_numpy(points.GetData())
-        found = _to_world(node, held)
+        found = _to_world(parent_matrix(node), held)
     else:
         raise InputError(
             f"'{node.GetName()}' ({node.GetClassName()}) holds no seeds",
@@ -194,8 +229,7 @@ def _directions(points: NDArray, ends: Sequence[int]) -> NDArray[np.float64]:
     return way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-12)
 
 
-def _to_world(node, points: NDArray) -> NDArray[np.float64]:
-    matrix = parent_matrix(node)
+def _to_world(matrix: NDArray, points: NDArray) -> NDArray[np.float64]:
     return points.astype(np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
 
 

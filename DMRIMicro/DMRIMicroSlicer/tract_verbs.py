@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .background import at_once
 from .jobs import Chained
 from .map_nodes import image_files, maps_of
 from .results import METRIC
 from .tract_inputs import INSIDE, SEEDS, Maps, Tracking, start_points
-from .tract_nodes import DIRECTION, show_lines, show_seeds
+from .tract_nodes import DIRECTION, show_seeds, showing_lines
 from .tract_worker import start_tracts
 from .worker import start_fit
 
@@ -144,23 +145,14 @@ class TractVerbs:
             )
             if kept := asked.kept():
                 lines = lines.along(opened.maps, kept, files=files)
-        return show_lines(lines, f"{opened.name} tracts", opened.looks.get(colourBy), colourBy)
+        look = opened.looks.get(colourBy)
+        return at_once(showing_lines(lines, f"{opened.name} tracts", look, colourBy))
 
     def startTracts(
         self,
         maps,
         seeds: Any = SEEDS,
         *,
-        within=None,
-        density: float | None = None,
-        count: int | None = None,
-        include=None,
-        exclude=None,
-        ends=None,
-        inside: str = INSIDE,
-        colourBy: str = DIRECTION,
-        along: Sequence[str] = (),
-        images: Mapping[str, Any] | None = None,
         dwiNode=None,
         maskNode=None,
         device: str | None = None,
@@ -168,14 +160,11 @@ class TractVerbs:
         onDone: Callable[[list], None] | None = None,
         onError: Callable[[str], None] | None = None,
         onNote: Callable[[str], None] | None = None,
-        **options,
+        **rest,
     ):
-        """Track fibres in a child process, as `start` fits; options as of `tracts`."""
+        """Track fibres in a child process, as `start` fits; all else as of `tracts`."""
         opened = Maps.unfitted(maps, maskNode)
-        asked = Tracking(
-            seeds, within, density, count, include, exclude, ends, inside, colourBy, tuple(along),
-            images, dwiNode or opened.dwi, options,
-        )  # fmt: skip
+        asked = Tracking.of(seeds, dwiNode or opened.dwi, **rest)
         heard = {"on_done": onDone, "on_note": onNote}
         if opened.scan is None:
             asked.check(opened)
@@ -185,7 +174,7 @@ class TractVerbs:
         from DMRIMicroLib.models import choose
 
         models, _ = choose(["dti"], opened.scan.acquisition)
-        fitting = {"device": device, "options": {"uncertainty": True}}
+        fitting = {"device": device, "options": {"uncertainty": True}, "masked": opened.masked}
         return Chained(
             lambda told: start_fit(opened.scan, models, **fitting, **told),
             lambda fitted, told: start_tracts(

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from .background import Steps
 from .job import OUTPUT, FitJob
-from .map_nodes import trimmed, write_images
+from .map_nodes import images_later, trimmed
+from .region_nodes import region_later
 from .steps import shows
-from .tract_inputs import CSD, Maps, Tracking
-from .tract_nodes import show_lines
+from .tract_inputs import Maps, Tracking
+from .tract_nodes import showing_lines
 from .worker import start_worker
 
 LINES = "lines.vtk"
@@ -43,36 +45,38 @@ def start_tracts(
     on_note: Callable[[str], None] | None,
 ) -> FitJob:
     """Track in a child process and show the lines; see `TractVerbs.startTracts`."""
-    regions = asked.regions()
-    called = {role: [region.name for region in given] for role, given in regions.items()}
+    regions, images = asked.regions_later(), images_later(asked.images)
+    seed_words, scan, made = _seeds(maps, asked), asked.scan(), {}
 
     def write(folder: Path) -> list[str]:
         source = folder / "source"
-        trimmed(maps.maps, asked.names()).save(source)
+        maps.settled(trimmed(maps.maps, asked.names())).save(source)
         words = [str(source), "--out", str(folder / OUTPUT / LINES), "--inside", asked.inside]
-        words += _seed_words(maps, asked, folder)
-        for name, file in write_images(asked.images, folder).items():
+        words += seed_words(folder)
+        for name, file in images(folder).items():
             words += ["--file", f"{name}={file}"]
-        for role, given in regions.items():
+        made.update({role: [region() for region in given] for role, given in regions.items()})
+        for role, given in made.items():
             for k, region in enumerate(given):
-                words += [ROLES[role], _region(region, folder / f"{role}{k}.nii")]
+                words += [ROLES[role], write_region(region, folder / f"{role}{k}.nii")]
         for name, value in asked.options.items():
             words += [SWITCHES[name], str(value)] if value is not None else []
         if kept := asked.kept():
             words += ["--along", ",".join(kept)]
-        if asked.options.get("odf") == CSD:
-            words += ["--scan", _scan(asked.scan(), folder)]
+        if scan is not None:
+            words += ["--scan", _scan(scan, folder)]
         return words
 
     def read(folder: Path):
         from DMRIMicroLib.tracts.storage import load
 
         lines = load(folder / LINES)
+        called = {role: [region.name for region in given] for role, given in made.items()}
         return replace(lines, provenance=lines.provenance | called)
 
-    def show(lines) -> list:
+    def show(lines) -> Steps:
         look = maps.looks.get(asked.colour_by)
-        return [show_lines(lines, f"{maps.name} tracts", look, asked.colour_by)]
+        return [(yield from showing_lines(lines, f"{maps.name} tracts", look, asked.colour_by))]
 
     return start_worker(
         "tracts",
@@ -92,23 +96,28 @@ def _notes(lines) -> Sequence[str]:
     return ["no line was found: loosen the rules, the regions or the least length"]
 
 
-def _seed_words(maps: Maps, asked: Tracking, folder: Path) -> list[str]:
-    """Return the words of the seeds: a rule is worked out there, points are written."""
+def _seeds(maps: Maps, asked: Tracking) -> Callable[[Path], list[str]]:
+    """Return what gives the words of the seeds: a rule is worked out there, points are written."""
     if not asked.by_rule:
         from DMRIMicroLib.tracts.seeds import Seeds
 
-        return ["--seeds", str(Seeds(np.asarray(asked.points(maps))).save(folder / "seeds.csv"))]
-    from .region_nodes import region_from
+        seeds = Seeds(np.asarray(asked.points(maps)))
+        return lambda folder: ["--seeds", str(seeds.save(folder / "seeds.csv"))]
+    within = None if asked.within is None else region_later(asked.within)
 
-    words = ["--seeds", asked.seeds]
-    if asked.within is not None:
-        words += ["--within", _region(region_from(asked.within), folder / "within.nii")]
-    for switch, value in (("--density", asked.density), ("--count", asked.count)):
-        words += [switch, str(value)] if value is not None else []
+    def words(folder: Path) -> list[str]:
+        given = ["--seeds", asked.seeds]
+        if within is not None:
+            given += ["--within", write_region(within(), folder / "within.nii")]
+        for switch, value in (("--density", asked.density), ("--count", asked.count)):
+            given += [switch, str(value)] if value is not None else []
+        return given
+
     return words
 
 
-def _region(region, file: Path) -> str:
+def write_region(region, file: Path) -> str:
+    """Write a region as an image; return its file."""
     import nibabel as nib
 
     nib.save(nib.Nifti1Image(region.inside.astype(np.uint8), region.affine), file)

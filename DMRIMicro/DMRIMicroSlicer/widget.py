@@ -11,7 +11,7 @@ from slicer.util import VTKObservationMixin
 
 from DMRIMicroLib.errors import DMRIMicroError
 
-from . import dependencies
+from . import dependencies, library
 from .acquisition_fields import AcquisitionFields
 from .enhance_section import EnhanceSection
 from .import_button import ImportButton
@@ -20,6 +20,7 @@ from .messages import Messages
 from .model_list import ModelList
 from .network_fields import NetworkFields
 from .parameters import parameters
+from .plan_section import PlanSection
 from .starts import starts
 from .tract_section import TractSection
 from .work import Work
@@ -57,7 +58,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.importing = ImportButton(self.ui, self.logic, self.messages, self._ready)
         self.sections = [
             section(self.ui, self.logic, self._on_choice, self.onSection)
-            for section in (EnhanceSection, TractSection)
+            for section in (EnhanceSection, TractSection, PlanSection)
         ]
         self._connect()
         self._fill_models()
@@ -192,6 +193,8 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.messages.log(
                 _("Python packages are missing ({error}): press Install.").format(error=error)
             )
+        else:
+            library.import_ahead()
         self._offer_network()
         self.ui.allButton.setVisible(bool(self.models))
         self.ui.applyButton.setText(_("Apply") if self.models else _("Install Python packages"))

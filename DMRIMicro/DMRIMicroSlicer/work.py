@@ -13,7 +13,7 @@ from .messages import Messages
 from .nodes import DWI_CLASS
 from .running import Running
 
-POLL_MS = 100
+POLL_MS = 25
 
 BACKGROUNDS = ("vtkMRMLScalarVolumeNode", DWI_CLASS)
 """Results of which the first is shown in the slices."""

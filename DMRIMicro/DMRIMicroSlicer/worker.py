@@ -45,40 +45,35 @@ ENHANCED = "enhanced.nii"
 """Image that the worker makes of a scan, in its output folder."""
 
 
-def start_fit(
-    scan,
-    models: Sequence,
-    *,
-    device: str | None = None,
-    options: Mapping | None = None,
-    **callbacks,
-) -> FitJob:
-    """Write the scan to a temporary folder and fit it in a child process; see `FitJob`.
+def _as_it_is(scan):
+    return scan
+
+
+def start_fit(scan, models: Sequence, **rest) -> FitJob:
+    """Fit a scan in a child process.
 
     Parameters
     ----------
     scan : Scan
     models : sequence of Model
-    device : str, optional
-    options : mapping, optional
-        By the names of `SWITCHES`.
-    **callbacks
-        on_progress, on_done, on_error.
+    **rest
+        As of `start_maps`; options are those of `fitting.options.Options`, too.
     """
     words = ["--models", ",".join(model.name for model in models), *_model_files(models)]
-    return _start("fit", scan, [*words, *switches(options or {})], device, callbacks)
+    return start_maps("fit", scan, words, **rest)
 
 
-def start_network(
+def start_maps(
     verb: str,
     scan,
     words: Sequence[str],
     *,
+    masked: Callable = _as_it_is,
     device: str | None = None,
     options: Mapping | None = None,
     **callbacks,
 ) -> FitJob:
-    """Run a method of the network on a scan in a child process; see `start_fit`.
+    """Write a scan to a temporary folder and run a verb that makes maps of it; see `FitJob`.
 
     Parameters
     ----------
@@ -86,11 +81,27 @@ def start_network(
         Of the command line.
     scan : Scan
     words : sequence of str
-        Of its own.
-    device, options, **callbacks
-        As of `start_fit`; of the options those of `preprocess.prepare`.
+        Of the verb's own.
+    masked : callable
+        Puts the mask on the scan; called in a thread, see `nodes.open_node`.
+    device : str, optional
+    options : mapping, optional
+        Those of `preprocess.prepare`, by the names of `SWITCHES`.
+    **callbacks
+        on_progress, on_done, on_error.
     """
-    return _start(verb, scan, [*words, *switches(options or {})], device, callbacks)
+    from DMRIMicroLib.maps import MapSet
+
+    notes = scan.notes  # the files that the worker reads do not hold them
+    asked = [*words, *switches(options or {}), "--no-report"]
+
+    def write(folder: Path) -> list[str]:
+        return [*scan_words(masked(scan), folder), "--out", str(folder / OUTPUT), *asked]
+
+    def read(maps_folder: Path) -> MapSet:
+        return with_notes(MapSet.load(maps_folder), notes)
+
+    return start_worker(verb, write, read, device=device, **callbacks)
 
 
 def start_enhance(
@@ -98,11 +109,11 @@ def start_enhance(
     words: Sequence[str],
     read: Callable[[Path], object],
     *,
-    device: str | None = None,
+    masked: Callable = _as_it_is,
     options: Mapping | None = None,
-    **callbacks,
+    **rest,
 ) -> FitJob:
-    """Enhance a scan in a child process; see `start_fit`.
+    """Enhance a scan in a child process.
 
     Parameters
     ----------
@@ -110,17 +121,17 @@ def start_enhance(
     words : sequence of str
         Of the verb's own.
     read : callable
-        Called with the folder that holds `ENHANCED` and what belongs to it.
-    device, options, **callbacks
-        As of `start_network`.
+        Called in a thread with the folder that holds `ENHANCED` and what belongs to it.
+    masked, options, **rest
+        As of `start_maps`.
     """
+    asked = [*words, *switches(options or {})]
 
     def write(folder: Path) -> list[str]:
-        given = scan_words(scan, folder, ("b0_threshold",))  # it needs no timing
-        image = folder / OUTPUT / ENHANCED
-        return [*given, "--out", str(image), *words, *switches(options or {})]
+        given = scan_words(masked(scan), folder, ("b0_threshold",))  # it needs no timing
+        return [*given, "--out", str(folder / OUTPUT / ENHANCED), *asked]
 
-    return start_worker("enhance", write, read, device=device, **callbacks)
+    return start_worker("enhance", write, read, **rest)
 
 
 def start_worker(
@@ -129,6 +140,7 @@ def start_worker(
     read: Callable[[Path], object],
     *,
     device: str | None = None,
+    progress: bool = True,
     **callbacks,
 ) -> FitJob:
     """Run a verb of the command line in a child process.
@@ -137,32 +149,29 @@ def start_worker(
     ----------
     verb : str
     write : callable
-        Called with the job's temporary folder: puts the input there and returns the words behind
-        the verb. Output goes to the folder `OUTPUT` in it.
+        Called with the job's temporary folder, in a thread that must leave MRML, VTK and Qt alone:
+        puts the input there and returns the words behind the verb. Output goes to the folder
+        `OUTPUT` in it.
     read : callable
-        Called with that folder when the process ended well.
+        Called with that folder when the process ended well, in a thread, too.
     device : str, optional
+    progress : bool
+        Whether the verb tells of its progress.
     **callbacks
         on_progress, on_done, on_error.
     """
     python = python_executable()
     folder = Path(tempfile.mkdtemp(prefix="dmrimicro-"))
-    try:
-        words = write(folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    command = [python, "-m", LIBRARY, verb, *words, "--progress", "json"]
-    if device:
-        command += ["--device", device]
-    return FitJob(command, folder, read, env=worker_environment(), **callbacks)
+    command = [python, "-m", LIBRARY, verb, *(["--progress", "json"] if progress else [])]
+    command += ["--device", device] if device else []
+    return FitJob(command, folder, read, write=write, env=worker_environment(), **callbacks)
 
 
 def scan_words(scan, folder: Path, told: Iterable[str] = tuple(ACQUISITION_SWITCHES)) -> list[str]:
     """Write a scan into a folder and return the words that name it, its mask and acquisition."""
     from DMRIMicroLib.io import nifti
 
-    file = folder / "scan.nii"  # not compressed: this runs while the window waits
+    file = folder / "scan.nii"  # not compressed: the user waits for it
     nifti.save(scan, file)
     words = [str(file)]
     if scan.mask is not None:
@@ -172,21 +181,6 @@ def scan_words(scan, folder: Path, told: Iterable[str] = tuple(ACQUISITION_SWITC
         if value != attributes.DEFAULTS[name]:
             words += [ACQUISITION_SWITCHES[name], str(value)]
     return words
-
-
-def _start(verb: str, scan, words: Sequence[str], device: str | None, callbacks: Mapping) -> FitJob:
-    """Write the scan to a temporary folder and run a verb that makes maps of it."""
-    from DMRIMicroLib.maps import MapSet
-
-    notes = scan.notes  # the files that the worker reads do not hold them
-
-    def write(folder: Path) -> list[str]:
-        return [*scan_words(scan, folder), "--out", str(folder / OUTPUT), *words, "--no-report"]
-
-    def read(maps_folder: Path) -> MapSet:
-        return with_notes(MapSet.load(maps_folder), notes)
-
-    return start_worker(verb, write, read, device=device, **callbacks)
 
 
 def switches(options: Mapping) -> list[str]:

@@ -35,6 +35,9 @@ RIM = 5.0
 MIRRORS = ("FA", "MD", "b0")
 """Maps by whose symmetry the midline is found; the first that is there."""
 
+LEAST_LIKENESS = 0.6
+"""A plane about which the brain is less symmetric than this is told with a caution."""
+
 OVERLAP = 0.25
 """A mirrored lesion that lies in the lesion by more than this share has no opposite side."""
 
@@ -182,6 +185,7 @@ def planning(
     midline, opposite, notes = _opposite(maps, lesion, regions, points)
     regions["contralateral"] = opposite
     notes += [f"{n}: has no lines, nothing can be said of it" for n, t in tracts.items() if not t]
+    notes += _leaning(maps, chosen)
     bundles = [at_risk(name, lines, lesion, distance) for name, lines in tracts.items() if lines]
     bundles.sort(key=lambda found: found.distance_mm)
     tissue = [
@@ -230,7 +234,26 @@ def _opposite(
     free = mirrored & ~affected
     if not free.any():
         return midline, free, ["no contralateral region: it lies outside the mask"]
+    if midline.likeness < LEAST_LIKENESS:
+        told = (
+            f"the two halves of the brain are alike by {midline.likeness:.2f} only (1 is the same)"
+        )
+        told += ": look at the contralateral region in the picture before you trust it"
+        return midline, free, [told]
     return midline, free, []
+
+
+def _leaning(maps: MapSet, chosen: Sequence[str]) -> list[str]:
+    """Say which maps show what tissue usually looks like rather than this patient's."""
+    notes = []
+    for model, made in maps.provenance.items():
+        leaning = [name for name in made.get("prior_driven", {}) if name in chosen]
+        if leaning:
+            notes.append(
+                f"{', '.join(leaning)} ({model}): this scan by itself does not determine them; "
+                "they lean on what tissue usually looks like and may miss a lesion, or invent one"
+            )
+    return notes
 
 
 def _tissue(name: str, where: NDArray, metric: str, layers: Layers) -> Tissue | None:

@@ -32,9 +32,6 @@ right is on the left, as in the report."""
 
 OUTLINES = {"lesion": "#ff5252", "rim": "#ffb300", "contralateral": "#40c4ff"}
 
-LEAST_LIKENESS = 0.6
-"""A plane about which the brain is less symmetric than this is told with a caution."""
-
 MARGIN = 4
 """Voxels around the head in the picture."""
 
@@ -52,7 +49,7 @@ def render(plan: Plan) -> str:
             notice=NOTICE,
             version=__version__,
             facts=list(_facts(plan)),
-            notes=[*plan.notes, *_cautions(plan)],
+            notes=plan.notes,
             tissue=list(_rows(plan.tissue)),
             colours=bundle_colours(plan),
             outlines=OUTLINES,
@@ -79,15 +76,6 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "Side", f"{facts['side']}, {facts['from_midline_mm']:.0f} mm from the midline"
     yield "Rim", f"{facts['rim_mm']:g} mm wide, {facts['rim_ml']:.1f} ml"
     yield "At risk", f"within {facts['distance_mm']:g} mm of the lesion"
-
-
-def _cautions(plan: Plan) -> Iterator[str]:
-    likeness = plan.facts.get("midline", {}).get("likeness", 1.0)
-    if likeness < LEAST_LIKENESS:
-        yield (
-            f"the two halves of the brain are alike by {likeness:.2f} only (1 is the same): "
-            "look at the contralateral region in the picture before you trust it"
-        )
 
 
 def _rows(tissue: list[Tissue]) -> Iterator[dict]:
