@@ -13,21 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .arguments import BigDelta, Degibbs, Denoising, Device, EchoTime, ModelFile, SmallDelta
+from .cli_cohort_said import SOME_FAILED, errors, so_far, sum_up
 from .errors import InputError
 from .table import B0_THRESHOLD
-from .terminal import ProgressStyle, console, shown
+from .terminal import ProgressStyle, shown
 
 if TYPE_CHECKING:
     from .cohort.cluster import Place
     from .cohort.dataset import Dataset
     from .cohort.jobs import Job, Options, Outcome
-    from .cohort.totals import Totals
-
-SOME_FAILED = 3
-"""Exit code where scans failed, or were not reached; all others are done."""
-
-MOST_TOLD = 20
-"""Failures that are printed; all are in the files."""
 
 
 class Level(StrEnum):
@@ -39,10 +33,20 @@ class Level(StrEnum):
 
 Labels = Annotated[
     list[str] | None,
-    typer.Option(help="Participants, with or without sub-; commas, or repeat it. All if left out."),
+    typer.Option(
+        "--participant-label",
+        "--participant_label",
+        help="Participants, with or without sub-; commas, or repeat it. All if left out.",
+    ),
 ]
 Sessions = Annotated[
-    list[str] | None, typer.Option(help="Sessions, with or without ses-; all if left out.")
+    list[str] | None,
+    typer.Option(
+        "--session",
+        "--session-label",
+        "--session_label",
+        help="Sessions, with or without ses-; commas, or repeat it. All if left out.",
+    ),
 ]
 
 
@@ -53,7 +57,10 @@ def cohort(
     out_dir: Annotated[Path, typer.Argument(help="Data set of maps to write.")],
     level: Annotated[Level, typer.Argument(help="participant: maps; group: tables and a page.")],
     methods: Annotated[
-        str, typer.Option(help="Models and codebook, separated by commas; all: every model.")
+        str,
+        typer.Option(
+            help="Models, codebook, pigment, enhance, separated by commas; all: every model."
+        ),
     ] = "dti",
     participant_label: Labels = None,
     session: Sessions = None,
@@ -81,8 +88,26 @@ def cohort(
     ] = None,
     image: Annotated[str, typer.Option(help="Container image, for kubernetes.")] = "",
     weights: Annotated[
-        str, typer.Option(help="Of the codebook: name or .safetensors.")
+        str, typer.Option(help="Of codebook and pigment: name or .safetensors.")
     ] = "codebook",
+    extra: Annotated[
+        list[Path] | None, typer.Option(help="codebook: metric made by `adapt`; may be repeated.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="pigment: fast, standard or best.")] = "standard",
+    pigment_models: Annotated[
+        str, typer.Option(help="pigment: models whose metrics are wanted, commas; or all.")
+    ] = "dti,dki,noddi",
+    enhance_method: Annotated[
+        str,
+        typer.Option(help="enhance: auto, residual, ldm, cnn, gan, linear or interpolate."),
+    ] = "auto",
+    enhance_weights: Annotated[
+        str | None, typer.Option(help="enhance: name of the method's weights, or .safetensors.")
+    ] = None,
+    resolution: Annotated[
+        str, typer.Option(help="enhance: 7T (voxels of 1.05 mm), keep, or an edge in mm.")
+    ] = "7T",
+    seed: Annotated[int, typer.Option(help="pigment, enhance: the same gives the same.")] = 0,
     uncertainty: Annotated[bool, typer.Option(help="Standard deviations, too.")] = False,
     robust: Annotated[bool, typer.Option(help="Give outlying samples less weight.")] = False,
     model_file: ModelFile = None,
@@ -108,7 +133,8 @@ def cohort(
     ] = ProgressStyle.bar,
 ) -> None:
     """Map every scan of a data set, on this machine or on a cluster; or sum a data set up."""
-    from .cohort.cluster import Place, parse_bytes
+    from .cohort.cluster import Place
+    from .cohort.memory import parse_bytes
 
     place = Place(
         cluster=cluster,
@@ -122,19 +148,33 @@ def cohort(
         image=image,
     )
     if level is Level.group:
-        _group(out_dir, atlas, place, progress)
+        if participant_label or session:
+            raise InputError(
+                "the group level takes every scan that is done there",
+                "Leave --participant-label and --session out.",
+            )
+        _group(out_dir, atlas, place, progress, dry_run)
         return
     from .cohort.dataset import Dataset
     from .cohort.jobs import Options
 
     data = Dataset.open(bids_dir, _labels(participant_label), _labels(session))
+    data.check()
     if out_dir.resolve() == bids_dir.resolve():
         raise InputError("is the input, too", "Give a folder of its own.", file=out_dir)
     reading = {"b0_threshold": b0_threshold, "delta": delta, "Delta": Delta, "TE": TE}
+    enhancing = {"method": enhance_method, "resolution": resolution}
     options = Options(
-        methods=tuple(name.strip() for name in methods.split(",") if name.strip()),
+        methods=tuple(_labels([methods])),
         fit={"uncertainty": uncertainty, "robust": robust},
-        weights=weights,
+        weights=_found(weights),
+        extra=tuple(str(file.resolve()) for file in extra or ()),
+        pigment={"models": _labels([pigment_models]), "preset": preset, "seed": seed},
+        enhance={
+            **enhancing,
+            "weights": enhance_weights and _found(enhance_weights),
+            "seed": seed,
+        },
         denoise=denoise and denoise.value,
         degibbs=degibbs,
         noise=noise,
@@ -159,12 +199,13 @@ def _participants(
     progress: ProgressStyle,
 ) -> None:
     """Run all jobs, and say what came of them."""
-    from .cohort.cluster import SAMPLE, Kind, gpus, needed_memory, opened
+    from .cohort.cluster import Kind, gpus, opened
     from .cohort.derivatives import describe
+    from .cohort.memory import SAMPLE, needed_memory
     from .cohort.run import few_deaths, run_cohort
 
     describe(out, data.folder)
-    need = place.memory or needed_memory(data.sample(SAMPLE))
+    need = place.memory or needed_memory(data.sample(SAMPLE), options)
     taken = [0]
     with shown(progress) as tell, few_deaths(retries):
         tell(0.0, "Starting processes")
@@ -175,12 +216,12 @@ def _participants(
                 out,
                 retries=retries,
                 gpus=gpus() if place.cluster == Kind.local else 0,
-                told=lambda outcome, so_far: tell(
-                    min(1.0, taken[0] / len(data.participants)), _so_far(so_far)
+                told=lambda outcome, totals: tell(
+                    min(1.0, taken[0] / len(data.participants)), so_far(totals)
                 ),
             )
         tell(1.0, "Done")
-    _sum_up(totals, out)
+    sum_up(totals, out)
 
 
 def _jobs(
@@ -202,8 +243,8 @@ def _jobs(
 
 def _tell_what_would_be_done(data: Dataset, options: Options, out: Path) -> None:
     """Say it scan by scan; nothing is written, and no cluster is needed."""
-    from .cohort.cluster import SAMPLE, needed_memory
     from .cohort.jobs import Outcome
+    from .cohort.memory import SAMPLE, needed_memory
 
     count = {"to do": 0, "done": 0, "broken": 0}
     for job in _jobs(data, options, out, False, [0]):
@@ -215,15 +256,18 @@ def _tell_what_would_be_done(data: Dataset, options: Options, out: Path) -> None
         count["to do" if todo else "done"] += 1
         typer.echo(f"{job.key}: {', '.join(todo) if todo else 'done'}")
     said = ", ".join(f"{number} {what}" for what, number in count.items())
-    gigabytes = needed_memory(data.sample(SAMPLE)) / 1e9
+    gigabytes = needed_memory(data.sample(SAMPLE), options) / 1e9
     typer.echo(f"{said}; a process needs about {gigabytes:.1f} GB")
 
 
-def _group(out: Path, atlas: str, place: Place, progress: ProgressStyle) -> None:
+def _group(out: Path, atlas: str, place: Place, progress: ProgressStyle, dry_run: bool) -> None:
     """Write the tables of what is done; with an atlas, look at the regions of every scan first."""
-    from .cohort.group import roi_tasks, rows_of, write_group
+    from .cohort.group import GROUP, roi_tasks, rows_of, write_group
 
-    rows_of(out)  # tells where nothing is done, before anything is started
+    scans = len(rows_of(out))  # tells where nothing is done, before anything is started
+    if dry_run:
+        typer.echo(f"tables and page of {scans} scans would be written: {out / GROUP}")
+        return
     totals = None
     if atlas:
         from .cohort.cluster import opened
@@ -237,55 +281,21 @@ def _group(out: Path, atlas: str, place: Place, progress: ProgressStyle) -> None
                     roi_tasks(out, atlas),
                     client,
                     run_rois,
-                    ended=lambda outcome, so_far: tell(0.5, _so_far(so_far)),
+                    ended=lambda outcome, totals: tell(0.5, so_far(totals)),
                 )
             tell(1.0, "Done")
     page = write_group(out, rois=bool(atlas))
     typer.echo(f"page: {page}")
     if totals is not None and (totals.failed or totals.stopped):
-        _errors(totals)
+        errors(totals)
         raise typer.Exit(SOME_FAILED)
+
+
+def _found(weights: str) -> str:
+    """Return a file by its whole path: processes on other machines start in other folders."""
+    return str(Path(weights).resolve()) if Path(weights).is_file() else weights
 
 
 def _labels(given: list[str] | None) -> list[str]:
     """Turn "01,02" and repeats into labels."""
     return [part.strip() for text in given or () for part in text.split(",") if part.strip()]
-
-
-def _so_far(totals: Totals) -> str:
-    rate = 60 * totals.done / max(totals.busy / max(1, totals.workers or 1), 1e-9)
-    failed = f", {totals.failed} failed" if totals.failed else ""
-    before = f", {totals.present} done before" if totals.present else ""
-    return f"{totals.done} scans done{before}{failed}; about {rate:.1f} a minute and process"
-
-
-def _sum_up(totals: Totals, out: Path) -> None:
-    """Say what came of the scans; scans that failed end in an exit code of their own."""
-    for why, scans in totals.left_out.items():
-        some = f"{', '.join(scans[:3])}{', ...' if scans[3:] else ''}"
-        console.print(f"left out of {len(scans)} scans, {why} ({some})", style="dim")
-    speed = totals.throughput()
-    typer.echo(
-        f"{totals.done} scans done in {totals.seconds:.0f} s by {totals.workers} processes, "
-        f"{speed['scans_per_hour']:.0f} an hour; {totals.present} done before, "
-        f"{totals.failed} failed, {totals.retried} tried again: {out}"
-    )
-    if totals.failed or totals.stopped:
-        _errors(totals)
-        raise typer.Exit(SOME_FAILED)
-
-
-def _errors(totals: Totals) -> None:
-    for outcome in totals.errors[:MOST_TOLD]:
-        where = f"{outcome.file}: " if outcome.file else ""
-        console.print(
-            f"failed: {outcome.key}: {where}{outcome.error}. {outcome.fix}".strip(), markup=False
-        )
-    if more := totals.errors[MOST_TOLD:]:
-        console.print(f"... and {len(more)} more; the group level lists all")
-    if totals.stopped:
-        console.print(
-            f"No more scans were started: {totals.stopped}. Those that are done stay; mend it and "
-            "give the same command again.",
-            markup=False,
-        )

@@ -45,6 +45,9 @@ def test_participants_then_group(source, tmp_path):
     assert "sub-01_ses-a: done" in dry.stdout
     assert "sub-02_ses-a: dti" in dry.stdout
     assert "1 to do, 5 done, 0 broken" in dry.stdout
+    planned = cohort(source, out, "group", "--dry-run")
+    assert "5 scans would be written" in planned.stdout
+    assert not (out / "group").exists()
     summary = cohort(source, out, "group")
     assert summary.returncode == 0
     assert (out / "group" / "index.html").exists()
@@ -52,7 +55,10 @@ def test_participants_then_group(source, tmp_path):
 
 
 def test_a_dry_run_writes_nothing(source, tmp_path):
-    dry = cohort(source, tmp_path / "out", "participant", "--methods", "dti,smt", "--dry-run")
+    words = [source, tmp_path / "out", "participant", "--methods", "dti,smt", "--dry-run"]
+    labelled = cohort(*words, "--participant_label", "02", "--session_label", "ses-b")
+    assert "1 to do" in labelled.stdout
+    dry = cohort(*words)
     assert dry.returncode == 0
     assert "sub-01_ses-a: dti, smt" in dry.stdout
     assert "6 to do" in dry.stdout
@@ -69,6 +75,13 @@ def test_a_dry_run_writes_nothing(source, tmp_path):
         (["{source}", "o", "participant", "--cluster", "slrum"], "no scheduler answers"),
         (["{source}", "o", "participant", "--memory", "much"], "the memory is 'much'"),
         (["{source}", "{tmp}", "group"], "no scan is done there"),
+        (["{source}", "{tmp}", "group", "--session", "a"], "takes every scan"),
+        (["{source}", "o", "participant", "--session", "c"], "no diffusion scan of session c"),
+        (["{source}", "o", "participant", "--methods", "pigment,magic"], "Or: codebook, pigment"),
+        (
+            ["{source}", "o", "participant", "--methods", "enhance", "--resolution", "fine"],
+            "resolution is 'fine'",
+        ),
     ],
 )
 def test_errors_are_told_before_anything_is_started(source, tmp_path, words, says):

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import bids_data
 import pytest
 
-from DMRIMicroLib.cohort import cluster, state
-from DMRIMicroLib.cohort.cluster import Place, local_workers, needed_memory, parse_bytes
+from DMRIMicroLib.cohort import cluster, memory, state
+from DMRIMicroLib.cohort.cluster import Place, local_workers
 from DMRIMicroLib.cohort.dataset import Dataset
 from DMRIMicroLib.cohort.jobs import Outcome
+from DMRIMicroLib.cohort.memory import needed_memory, parse_bytes
 from DMRIMicroLib.cohort.run import AHEAD, LEAST_AHEAD, few_deaths, run_all
 from DMRIMicroLib.cohort.totals import Totals, keep_run
 from DMRIMicroLib.errors import InputError
@@ -160,7 +161,7 @@ def test_the_memory_of_a_process_is_that_of_the_largest_scan(tmp_path):
     bids_data.raw(tmp_path, 1)
     big = bids_data.raw(tmp_path / "big", 2, shape=(40, 40, 20))
     small, large = (needed_memory(list(Dataset.open(f).scans())) for f in (tmp_path, big))
-    assert large - cluster.LIBRARIES == pytest.approx(cluster.SIGNALS * 4 * 40 * 40 * 20 * 35)
+    assert large - memory.LIBRARIES == pytest.approx(memory.SIGNALS * 4 * 40 * 40 * 20 * 35)
     assert small < large
     for text, value in (("8GB", 8e9), ("512 MiB", 2**29), ("2g", 2e9), ("1000", 1000)):
         assert parse_bytes(text) == value

@@ -35,9 +35,11 @@ class Setting:
     reference: dict[str, str]
     size: int = 0
 
-    def command(self, out: Path, source: Path | None = None, workers: int = 2) -> list[str]:
+    def command(
+        self, out: Path, source: Path | None = None, workers: int = 2, methods: str = METHODS
+    ) -> list[str]:
         """Return the command line of the participant level."""
-        words = [source or self.source, out, "participant", "--methods", METHODS]
+        words = [source or self.source, out, "participant", "--methods", methods]
         words += ["--workers", workers, "--memory", "4GB"]
         fixed = [sys.executable, "-m", "DMRIMicroLib", "cohort"]
         return [*fixed, *map(str, words), "--progress", "none"]
@@ -90,6 +92,12 @@ def scans_marked(out: Path) -> int:
     return len({mark.split()[0] for mark in marks(out)})
 
 
+def twice(out: Path, before: dict[str, int]) -> int:
+    """Count marks that are not those of before."""
+    after = marks(out)
+    return sum(after.get(mark) != when for mark, when in before.items())
+
+
 def left_over(out: Path) -> int:
     """Count files of work that was not finished."""
     return len([f for f in out.rglob("*") if f.is_file() and "work" in f.relative_to(out).parts])
@@ -126,7 +134,7 @@ def kill_a_worker(setting: Setting, out: Path) -> dict:
         setting.command(out), env=environment(), stdout=subprocess.PIPE, text=True
     )
     until(lambda: scans_marked(out) >= MIDDLE, client)
-    at = scans_marked(out)
+    at, before = scans_marked(out), marks(out)
     victim = processes_of(client.pid)[-1]
     os.kill(victim, signal.SIGKILL)
     said = client.communicate()[0].strip().splitlines()
@@ -138,6 +146,7 @@ def kill_a_worker(setting: Setting, out: Path) -> dict:
         "said": re.sub(r": \S+$", "", said[-1]),
         "done": totals["done"],
         "tried_again": totals["retried"],
+        "marks_written_twice": twice(out, before),
         **against(out, setting.reference),
     }
 
@@ -155,11 +164,10 @@ def kill_the_client(setting: Setting, out: Path) -> dict:
     survivors = [pid for pid in workers if psutil.pid_exists(pid)]
     before = marks(out)
     again = run(setting.command(out))
-    after = marks(out)
     return {
         "marks_at_kill": len(before),
         "processes_that_survived": len(survivors),
-        "marks_written_twice": sum(after.get(k) != v for k, v in before.items()),
+        "marks_written_twice": twice(out, before),
         "again": told(again),
         **against(out, setting.reference),
     }
@@ -188,14 +196,13 @@ def fill_the_disk(setting: Setting, place: Path) -> dict:
         half = sum(whole.get(k) not in (None, v) for k, v in setting.reference.items())
         subprocess.run(["mount", "-o", f"remount,size={4 * setting.size}", disk], check=True)
         again = run(setting.command(out))
-        after = marks(out)
         return {
             "disk_bytes": int(SMALL_DISK * setting.size),
             "first": told(first),
             "told": "the disk is full" in first["stderr"],
             "scans_done_before": len({mark.split()[0] for mark in before}),
             "wrong_files_before": half,
-            "marks_written_twice": sum(after.get(k) != v for k, v in before.items()),
+            "marks_written_twice": twice(out, before),
             "again": told(again),
             **against(out, setting.reference),
         }
@@ -221,13 +228,12 @@ def corrupt_inputs(setting: Setting, folder: Path) -> dict:
     for file in (image, bval, bvec):
         shutil.copy2(setting.source / file.relative_to(bad), file)
     again = run(setting.command(out, bad))
-    after = marks(out)
     return {
         "first": told(first),
         "named": [re.sub(r"/\S*/", "", s) for s in first["stderr"].splitlines() if "failed:" in s],
         "others": good,
         "again": told(again),
-        "marks_written_twice": sum(after.get(k) != v for k, v in before.items()),
+        "marks_written_twice": twice(out, before),
         **against(out, setting.reference),
     }
 

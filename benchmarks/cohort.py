@@ -1,6 +1,6 @@
 """Cohorts: what survives kills, a full disk and bad inputs; overhead, scaling; training by two.
 
-python3 run.py bench cohort [disturbed] [scaling] [scheduler] [ddp]
+python3 run.py bench cohort [disturbed] [networks] [scaling] [scheduler] [ddp]
 
 The subjects are simulated (fibres in rings, noise of their own) on tiny grids. bids-validator runs
 where `bids-validator-deno` is on the path or named by DMRIMICRO_BIDS_VALIDATOR.
@@ -27,6 +27,9 @@ SUBJECTS = 40
 SCALING = 24
 """Subjects of the runs with one and two processes."""
 
+NETWORKS = "codebook,pigment,enhance"
+"""Methods that are no models."""
+
 STUBS = 10_000
 """Stub tasks on a scheduler of its own."""
 
@@ -38,6 +41,8 @@ def disturbed(results: Results, folder: Path) -> None:
     source, out = raw(folder / "raw", SUBJECTS), folder / "undisturbed"
     setting = trouble.Setting(source, {})
     first = trouble.run(setting.command(out))
+    if first["exit"]:
+        sys.exit(f"the undisturbed run failed, nothing can be compared with it:\n{first['stderr']}")
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     setting = replace(setting, reference=trouble.contents(out), size=size)
 
@@ -54,6 +59,20 @@ def disturbed(results: Results, folder: Path) -> None:
     words = [sys.executable, "-m", "DMRIMicroLib", "cohort", str(source), str(out), "group"]
     subprocess.run(words, env=trouble.environment(), check=True)
     put("validator", {"raw": trouble.validate(source), "derivatives": trouble.validate(out)})
+
+
+def networks(results: Results, folder: Path) -> None:
+    """Make what networks make, twice, and compare; let BIDS' validator see it."""
+    from bids_data import raw
+
+    source, outs = raw(folder / "raw", 2), [folder / "first", folder / "second"]
+    for out in outs:
+        setting = trouble.Setting(source, {})
+        told = trouble.run(setting.command(out, methods=NETWORKS, workers=1))
+        if told["exit"]:
+            sys.exit(told["stderr"])
+    value = trouble.told(told) | trouble.against(outs[1], trouble.contents(outs[0]))
+    results.put("networks", value=value | {"validator": trouble.validate(outs[1])})
 
 
 def scaling(results: Results, folder: Path) -> None:
@@ -208,7 +227,13 @@ def _compared(curves: dict, weights: dict) -> dict:
     }
 
 
-PARTS = {"disturbed": disturbed, "scaling": scaling, "scheduler": scheduler, "ddp": ddp}
+PARTS = {
+    "disturbed": disturbed,
+    "networks": networks,
+    "scaling": scaling,
+    "scheduler": scheduler,
+    "ddp": ddp,
+}
 
 
 def main() -> None:
@@ -218,6 +243,7 @@ def main() -> None:
         folder = Path(tempfile.mkdtemp(prefix="cohort-"))
         try:
             PARTS[name](results, folder)
+            results.put("load_at_the_end", name, value=rounded(os.getloadavg()[0], 2))
         finally:
             shutil.rmtree(folder)
 

@@ -7,38 +7,24 @@ Python in Science Conf. (2015) 130-136. Nothing of Dask is imported before a clu
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..io.bids import ScanFiles
+from .memory import LIBRARIES
 
 if TYPE_CHECKING:
     from distributed import Client
 
-BYTES_PER_VALUE = 4
-"""Of float32."""
-
-SIGNALS = 3.0
-"""Copies of the signal that a fit holds at its highest: 1.3 for itself (`benchmarks/dti.py`), the
-rest for reading integers, denoising and maps."""
-
-LIBRARIES = 1_000_000_000
-"""Bytes of a process with PyTorch and dipy in it."""
-
-SAMPLE = 32
-"""Scans whose headers are looked at: those of a study are much alike."""
-
 SHARE = 0.9
 """Of the machine's free memory that processes may have together."""
-
-UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 ADDRESS = re.compile(r":\d+$")
 """A host and its port, with or without a protocol before it."""
@@ -100,35 +86,6 @@ class Place:
     account: str = ""
     options: tuple[str, ...] = field(default=())
     image: str = ""
-
-
-def parse_bytes(text: str) -> float:
-    """Turn "8GB" or "512 MiB" into bytes."""
-    digits = text.strip().rstrip("BKMGTbkmgtIi ")
-    unit = text.strip()[len(digits) :].strip().upper()
-    try:
-        value = float(digits) * (UNITS[unit if unit.endswith("B") else f"{unit}B"] if unit else 1)
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError
-    except (ValueError, KeyError):
-        raise InputError(f"the memory is {text!r}", "Write it like 8GB.") from None
-    return value
-
-
-def needed_memory(scans: Sequence[ScanFiles]) -> float:
-    """Estimate the bytes that a process needs for the largest of some scans, from their headers.
-
-    A scan whose header cannot be read counts nothing: its job will tell.
-    """
-    from ..io.nifti import open_image
-
-    most = 0
-    for scan in scans:
-        try:
-            most = max(most, math.prod(open_image(scan.image).shape))
-        except (InputError, OSError):
-            continue
-    return LIBRARIES + SIGNALS * BYTES_PER_VALUE * most
 
 
 def local_workers(memory: float, free: float, cores: int, gpus: int = 0) -> int:
@@ -220,6 +177,7 @@ def _local(place: Place, need: float) -> Any:
         memory_limit=None if place.memory is None else int(place.memory),
         dashboard_address=DASHBOARD,
         host="127.0.0.1",
+        silence_logs=logging.ERROR,  # not every end of a process: what failed is told in the end
     )
 
 

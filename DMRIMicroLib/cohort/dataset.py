@@ -98,6 +98,19 @@ class Dataset:
                 else:
                     yield one
 
+    def check(self) -> None:
+        """Refuse a choice without any scan: a slip in a label would pass as work that is done."""
+        if next(self.scans(), None) is not None:
+            return
+        chosen = f" of session {', '.join(self.sessions)}" if self.sessions else ""
+        raise InputError(
+            f"there is no diffusion scan{chosen} of the {len(self.participants)} participants",
+            "Check --session and --participant-label."
+            if self.layout == "bids" and self.sessions
+            else "Scans are looked for as sub-*/[ses-*/]dwi/*_dwi.nii.gz.",
+            file=self.folder,
+        )
+
     def sample(self, count: int) -> list[ScanFiles]:
         """Return about so many scans, of participants that are spread over all."""
         step = max(1, len(self.participants) // count)

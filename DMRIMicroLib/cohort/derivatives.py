@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -20,10 +21,14 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..files import staged
 from ..index import INDEX, read_index
-from ..io.bids import DESCRIPTION, ScanFiles, read_json
+from ..io import nifti
+from ..io.bids import DESCRIPTION, MS_PER_S, PREPROCESSED, TIMES, ScanFiles, read_json
 from ..maps import MapSet
 from ..metric import Flag
 from ..version import __version__
+
+if TYPE_CHECKING:
+    from ..rish.result import Enhanced
 
 BIDS_VERSION = "1.11.0"
 
@@ -32,8 +37,12 @@ SOFTWARE = "DMRIMicro"
 SOURCE = "source"
 """Name of the input data set in ``bids:`` URIs."""
 
-IGNORED = ("*_dwimap.nii.gz", "*_dwimap.json", "group")
-"""What of our output the specification does not know."""
+NEW_GRID = "enhanced"
+"""Label of ``res-`` of a scan that was brought to other voxels."""
+
+IGNORED = ("*_dwimap.nii.gz", "*_dwimap.json", "*_desc-preproc_dwi.bv*", "group")
+"""What of our output the specification does not know, and b-values and b-vectors of derivatives,
+which its schema (1.2.1) has no rule for."""
 
 README = """# Maps of diffusion microstructure
 
@@ -41,7 +50,8 @@ Made by DMRIMicro {version} (`dmrimicro cohort`). Research use only. Not a medic
 
 `*_model-MODEL_param-METRIC_dwimap.nii.gz` are maps, `desc-sd` their standard deviations;
 `*_desc-MODELflags_dseg.nii.gz` say what to think of each voxel; `*_desc-brain_mask.nii.gz` is where
-maps were made. Maps are 0 where there is no answer. `group/` has tables of all scans together.
+maps were made. Maps are 0 where there is no answer. `*_res-enhanced_desc-preproc_dwi.nii.gz` is a
+scan as a better scanner might have made it. `group/` has tables of all scans together.
 """
 
 
@@ -103,16 +113,63 @@ def write(maps: MapSet, scan: ScanFiles, folder: Path) -> dict[str, list[str]]:
     return files
 
 
-def write_mask(mask: NDArray[np.bool_], affine: NDArray, scan: ScanFiles, folder: Path) -> str:
-    """Write the mask that maps were made in; return its name."""
+def write_mask(
+    mask: NDArray[np.bool_],
+    affine: NDArray,
+    scan: ScanFiles,
+    folder: Path,
+    there: dict[str, Any] | None = None,
+) -> str:
+    """Write the mask that maps were made in; return its name.
+
+    `there` says where it lies (`_space`), if it is not where the scan does.
+    """
     name = mask_name(scan)
     image = nib.Nifti1Image(mask.astype(np.uint8), affine)
     image.header.set_xyzt_units("mm")
     nib.save(image, folder / name)
     how = "of the preprocessing" if scan.mask else "estimated from the b0 images (median_otsu)"
     told = {"Type": "Brain", "Description": f"Mask {how}", "Sources": _sources(scan)}
-    _dump(told | _space(scan), folder / sidecar_name(name))
+    _dump(told | (there or _space(scan)), folder / sidecar_name(name))
     return name
+
+
+def scan_name(scan: ScanFiles) -> str:
+    """File name of a scan that was enhanced: one on a grid of its own (entity ``res``)."""
+    return f"{_on_new_grid(scan).key}_desc-{PREPROCESSED}_dwi.nii.gz"
+
+
+def _on_new_grid(scan: ScanFiles) -> ScanFiles:
+    """Return the names of a scan with ``res``, the last entity but ``desc``."""
+    kept = {name: value for name, value in scan.entities.items() if name != "res"}
+    return replace(scan, entities=kept | {"res": NEW_GRID})
+
+
+def write_scan(made: Enhanced, scan: ScanFiles, folder: Path) -> list[str]:
+    """Write an enhanced scan with gradients, mask and sidecars into an empty folder.
+
+    Named as preprocessed scans are, so that the data set may be the input of the next cohort.
+    Returns the names of the files.
+    """
+    name, acq = scan_name(scan), made.scan.acquisition
+    nifti.save(replace(made.scan, mask=None), folder / name)
+    size = " x ".join(f"{v:.4g}" for v in made.scan.voxel_size)
+    there = _space(scan) | {"Resolution": f"{size} mm, by {made.provenance['method']}"}
+    told = {k: v for k, v in made.provenance.items() if k != "created"}
+    times = {field: getattr(acq, ours) for field, ours in TIMES.items()}
+    said = {
+        "Description": "Scan as a better scanner might have made it",
+        "SkullStripped": True,
+        **{field: value / MS_PER_S for field, value in times.items() if value is not None},
+        "Sources": _sources(scan),
+    }
+    _dump(said | there | {"Provenance": told}, folder / sidecar_name(name))
+    assert made.scan.mask is not None
+    new = _on_new_grid(scan)
+    mask = write_mask(made.scan.mask, made.scan.affine, new, folder, there)
+    ends = (".nii.gz", ".bval", ".bvec", ".json")
+    stem = name.removesuffix(".nii.gz")
+    return [*(stem + end for end in ends), mask, sidecar_name(mask)]
 
 
 def describe(folder: Path, source: Path) -> None:
@@ -182,8 +239,12 @@ def _sources(scan: ScanFiles) -> list[str]:
 
 
 def _space(scan: ScanFiles) -> dict[str, Any]:
-    """Tell where maps lie: where the scan does."""
-    return {"SpatialReference": f"bids:{SOURCE}:{scan.relative(scan.image)}"}
+    """Tell where maps lie: where the scan does, on its voxels."""
+    told = {"SpatialReference": f"bids:{SOURCE}:{scan.relative(scan.image)}"}
+    if "res" not in scan.entities:
+        return told
+    own = next((v for f in reversed(scan.sidecars) if (v := read_json(f).get("Resolution"))), None)
+    return told | {"Resolution": own or "That of the scan"}
 
 
 def sidecar_name(name: str) -> str:

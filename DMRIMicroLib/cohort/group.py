@@ -44,10 +44,11 @@ SCAN_COLUMNS = {
 }
 METRIC_COLUMNS = {
     "scan": "Name of the scan",
-    "method": "Model, or codebook",
+    "method": "Model, codebook or pigment",
     "metric": "What the map shows",
     "median": "Median over the good voxels",
     "good": "Share of the mask's voxels that are good",
+    "at_limit": "Share of these at an end of the metric's range, or set to it",
     "unit": "Of the median",
 }
 OUTLIER_COLUMNS = {
@@ -83,7 +84,7 @@ class Row:
     quality : dict
         See `summary.QUALITY`.
     metrics : dict
-        By method, then metric: median, good, unit.
+        By method, then metric: see `summary.methods_summary`.
     left_out : dict of str to str
         Methods that the scan does not allow, and why.
     """
@@ -268,7 +269,8 @@ def _metric_rows(rows: Sequence[Row]) -> Iterator[list[Any]]:
     for row in rows:
         for method, metrics in row.metrics.items():
             for name, told in metrics.items():
-                yield [row.scan, method, name, told["median"], told["good"], told["unit"]]
+                own = (told.get(key) for key in ("median", "good", "at_limit", "unit"))
+                yield [row.scan, method, name, *own]
 
 
 def _failed_row(told: Mapping[str, Any]) -> list[Any]:

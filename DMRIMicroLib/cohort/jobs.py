@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from ..errors import DMRIMicroError, InputError
 from ..io.bids import ScanFiles
 from ..version import __version__
 from . import state
+from .methods import CODEBOOK, OTHERS
 
-CODEBOOK = "codebook"
-"""The method that is no model: `codebooks.estimate.codebook`."""
+MODEL_FILES = "model files"
+"""What of `Options.hashes` is of models of the user's own."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +25,23 @@ class Options:
     Attributes
     ----------
     methods : tuple of str
-        Models, and "codebook".
+        Models, and those of `methods.OTHERS`: "codebook", "pigment", "enhance".
     fit : dict
         Options of `fitting.fit`.
     weights : str
-        Of the codebook.
+        Of the network that is both codebook and PIGMENT's prior.
+    extra : tuple of str
+        Files of metrics that the codebook was taught by `adapt`.
+    pigment : dict
+        Options of `prior.estimate.pigment`: models, preset, seed.
+    enhance : dict
+        Options of `rish.enhance.enhance`: method, resolution, weights, seed.
     denoise, degibbs, noise
         As of `preprocess.prepare`.
     reading : dict
         b0_threshold, delta, Delta, TE of `io.load`, where given; the sidecars tell the rest.
-    hashes : dict of str to str
-        sha256 of the weights and of files with models of the user's own.
+    hashes : dict of str to dict of str to str
+        For each method that is no model, and `MODEL_FILES`: sha256 of the files that it uses.
     model_files : tuple of str
     device : str
     threads : int
@@ -43,11 +51,14 @@ class Options:
     methods: tuple[str, ...] = ("dti",)
     fit: dict[str, Any] = field(default_factory=dict)
     weights: str = CODEBOOK
+    extra: tuple[str, ...] = ()
+    pigment: dict[str, Any] = field(default_factory=dict)
+    enhance: dict[str, Any] = field(default_factory=dict)
     denoise: str | None = None
     degibbs: bool = False
     noise: str = "b0"
     reading: dict[str, float] = field(default_factory=dict)
-    hashes: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, dict[str, str]] = field(default_factory=dict)
     model_files: tuple[str, ...] = ()
     device: str = "auto"
     threads: int = 1
@@ -58,30 +69,42 @@ class Options:
 
         for file in self.model_files:
             load_models(file)
-        names = tuple(MODELS) if self.methods == ("all",) else self.methods
-        methods = tuple(dict.fromkeys(n if n == CODEBOOK else get(n).name for n in names))
+        names = [n for name in self.methods for n in (MODELS if name == "all" else (name,))]
+        methods = tuple(dict.fromkeys(n if n in OTHERS else known(n, get) for n in names))
         if not methods:
             raise InputError("no method was named", "Name one at least (--methods).")
-        hashes = {Path(f).name: state.file_digest(Path(f)) for f in self.model_files}
-        if CODEBOOK in methods:
-            from ..weights.store import verify
-
-            hashes[CODEBOOK] = verify(self.weights, CODEBOOK)[1].sha256
-        return replace(self, methods=methods, hashes=hashes)
+        if self.extra and CODEBOOK not in methods:
+            raise InputError("an extra metric needs the codebook", "Add codebook to --methods.")
+        files = {Path(f).name: state.file_digest(Path(f)) for f in self.model_files}
+        settled = replace(self, methods=methods, hashes={MODEL_FILES: files} if files else {})
+        for method in methods:
+            if method in OTHERS:
+                settled = OTHERS[method].settle(settled)
+        return settled
 
     def told(self, method: str) -> dict[str, Any]:
         """Return what the result of a method depends on, as JSON values."""
-        ours = method == CODEBOOK
+        other = OTHERS.get(method)
         return {
             "method": method,
-            "fit": {} if ours else self.fit,
+            "fit": {} if other else self.fit,
+            "own": other.told(self) if other else {},
             "denoise": self.denoise,
             "degibbs": self.degibbs,
             "noise": self.noise,
             "reading": self.reading,
             # weights are told by what they are: where they lie does not matter
-            "hashes": {k: v for k, v in self.hashes.items() if (k == CODEBOOK) == ours},
+            "hashes": self.hashes.get(method if other else MODEL_FILES, {}),
         }
+
+
+def known(name: str, get: Callable[[str], Any]) -> str:
+    """Return the name of a model; an error that names the other methods, too, if there is none."""
+    try:
+        return get(name).name
+    except InputError as error:
+        also = f"Or: {', '.join(OTHERS)}."
+        raise InputError(error.what, f"{error.fix} {also}".strip(), file=error.file) from error
 
 
 @dataclass(frozen=True)

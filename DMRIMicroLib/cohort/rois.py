@@ -30,7 +30,7 @@ LEAST_VOXELS = 1
 
 COLUMNS = {
     "scan": "Name of the scan",
-    "method": "Model, or codebook",
+    "method": "Model, codebook or pigment",
     "metric": "What the map shows",
     "roi": "Name of the region, of the atlas' table",
     "label": "Its number in the atlas",

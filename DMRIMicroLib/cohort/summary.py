@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..maps import MapSet
+from ..metric import Metric
 from ..report.flags import good_voxels
 from ..report.quality import assess
 from ..scan import Scan
@@ -56,7 +58,7 @@ def methods_summary(made: Sequence[MapSet]) -> dict[str, dict[str, dict[str, Any
     Returns
     -------
     dict
-        By method, then by metric: median and good (a share).
+        By method, then by metric: median, good and at_limit (shares), unit.
     """
     told: dict[str, dict[str, dict[str, Any]]] = {}
     for maps in made:
@@ -68,9 +70,18 @@ def methods_summary(made: Sequence[MapSet]) -> dict[str, dict[str, dict[str, Any
             told.setdefault(item.model, {})[item.metric.name] = {
                 "median": _short(float(np.median(values))) if len(values) else None,
                 "good": _short(float(good.sum() / max(1, maps.mask.sum()))),
+                "at_limit": _short(_at_limit(values, item.metric)),
                 "unit": item.unit,
             }
     return told
+
+
+def _at_limit(values: NDArray[np.float32], metric: Metric) -> float | None:
+    """Share of values at an end of the valid range, where a network's answers are held."""
+    if not len(values):
+        return None
+    ends = np.float32([metric.low, metric.high])
+    return float(((values <= ends[0]) | (values >= ends[1])).mean())
 
 
 def _short(value: Any) -> Any:

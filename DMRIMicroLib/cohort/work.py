@@ -6,18 +6,19 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
 from ..version import __version__
 from . import derivatives, state
-from .jobs import CODEBOOK, Job, Options, Outcome
+from .jobs import Job, Options, Outcome
+from .methods import ENHANCE, OTHERS
 
 if TYPE_CHECKING:
     from ..maps import MapSet
+    from ..rish.result import Enhanced
     from ..scan import Scan
 
 
@@ -56,23 +57,23 @@ def _make(job: Job, todo: Mapping[str, str]) -> tuple[int, dict[str, str]]:
     try:
         work.mkdir(parents=True)
         scan = _prepared(job)
-        made, left_out = make_maps(scan, job.options, list(todo))
+        made = make_maps(scan, job.options, list(todo))
         files = _write(job, scan, made, list(todo), work)
         told = {
             "acquisition": scan.acquisition.describe(),
-            "quality": quality_of(scan, made),
+            "quality": quality_of(scan, made.maps),
             "notes": list(scan.notes),
         }
-        summaries = methods_summary(made)
+        summaries = methods_summary(made.maps)
         _publish(job, work, files)
         told["seconds"] = round(time.perf_counter() - started, 3)
         for method, wanted in todo.items():
-            own = {"left_out": left_out.get(method), "metrics": summaries.get(method, {})}
+            own = {"left_out": made.left_out.get(method), "metrics": summaries.get(method, {})}
             _mark(job, method, wanted, files[method], told | own)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     assert scan.mask is not None
-    return int(scan.mask.sum()), left_out
+    return int(scan.mask.sum()), made.left_out
 
 
 def _prepared(job: Job) -> Scan:
@@ -92,66 +93,68 @@ def _prepared(job: Job) -> Scan:
 
 
 def _write(
-    job: Job, scan: Scan, made: Sequence[MapSet], methods: Sequence[str], work: Path
+    job: Job, scan: Scan, made: Made, methods: Sequence[str], work: Path
 ) -> dict[str, list[str]]:
-    """Write maps and mask into folders of `work`; return the names of every method's files."""
+    """Write all that was made into folders of `work`; return the names of every method's files."""
     assert scan.mask is not None
     files: dict[str, list[str]] = {}
-    for k, maps in enumerate(made):
+    for k, maps in enumerate(made.maps):
         (work / str(k)).mkdir()
         files |= derivatives.write(maps, job.scan, work / str(k))
     (work / "mask").mkdir()
     mask = derivatives.write_mask(scan.mask, scan.affine, job.scan, work / "mask")
     both = [mask, derivatives.sidecar_name(mask)]
+    if made.enhanced is not None:
+        (work / ENHANCE).mkdir()
+        files[ENHANCE] = derivatives.write_scan(made.enhanced, job.scan, work / ENHANCE)
     return {method: [*files.get(method, ()), *both] for method in methods}
 
 
-def make_maps(
-    scan: Scan, options: Options, methods: Sequence[str]
-) -> tuple[list[MapSet], dict[str, str]]:
-    """Make the maps of some methods of a scan that is prepared.
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What was made of a scan.
 
-    Returns
-    -------
-    list of MapSet
-        Of all models together, and of the codebook: the two share names of metrics.
-    dict of str to str
+    Attributes
+    ----------
+    maps : list of MapSet
+        Of all models together, and of each other method: they share names of metrics.
+    enhanced : Enhanced or None
+    left_out : dict of str to str
         Methods that the scan does not allow, and why.
     """
+
+    maps: list[MapSet]
+    enhanced: Enhanced | None
+    left_out: dict[str, str]
+
+
+def make_maps(scan: Scan, options: Options, methods: Sequence[str]) -> Made:
+    """Make what some methods make of a scan that is prepared."""
     from ..fitting import fit
     from ..fitting.estimate import missing
     from ..fitting.options import Options as FitOptions
     from ..models import get
 
-    left_out, models, made = {}, [], []
+    left_out, models, others = {}, [], []
     fit_options = FitOptions(**options.fit)
     for name in methods:
-        if name == CODEBOOK:
-            continue
-        if lacks := missing(get(name), scan.acquisition, fit_options):
-            left_out[name] = f"needs {'; '.join(lacks)}"
+        if name in OTHERS:
+            lacks = OTHERS[name].missing(scan, options)
         else:
-            models.append(name)
+            lacks = "; ".join(missing(get(name), scan.acquisition, fit_options))
+            lacks = lacks and f"needs {lacks}"
+        if lacks:
+            left_out[name] = lacks
+        else:
+            (others if name in OTHERS else models).append(name)
+    maps: list[MapSet] = []
     if models:
-        made.append(fit(scan, models, device=options.device, **options.fit))
-        empty = [name for name in models if name not in made[0].provenance]
+        maps.append(fit(scan, models, device=options.device, **options.fit))
+        empty = [name for name in models if name not in maps[0].provenance]
         left_out |= dict.fromkeys(empty, "no voxel has a usable signal")
-    if CODEBOOK in methods:
-        made.append(_codebook(scan, options))
-    return made, left_out
-
-
-def _codebook(scan: Scan, options: Options) -> MapSet:
-    from ..codebooks.estimate import codebook
-
-    maps = codebook(scan, weights=options.weights, device=options.device)
-    used = maps.provenance[CODEBOOK]["weights"]["sha256"]
-    if used != options.hashes[CODEBOOK]:
-        raise InputError(
-            f"weights {options.weights} are others here than where the run was started",
-            "Give a file that all machines see.",
-        )
-    return maps
+    made: dict[str, Any] = {name: OTHERS[name].run(scan, options) for name in others}
+    enhanced = made.pop(ENHANCE, None)
+    return Made([*maps, *made.values()], enhanced, left_out)
 
 
 def _publish(job: Job, work: Path, files: Mapping[str, Sequence[str]]) -> None:
