@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 
 from .acquisition import Acquisition
 from .errors import InputError
-from .sigma import SAMPLE_VOXELS, SHELL_DIRECTIONS, Noise, of_detail, of_repeats, of_shell
+from .sigma import (
+    AWAY,
+    SAMPLE_VOXELS,
+    SHELL_DIRECTIONS,
+    Air,
+    Noise,
+    of_air,
+    of_detail,
+    of_repeats,
+    of_shell,
+)
 from .table import volume_numbers
 
 DETAILED = 6
@@ -171,10 +181,15 @@ class Scan:
         From the b0 repeats, their standard deviation; with a single b0, from what a tensor leaves
         unexplained of the lowest shell (`sigma.of_shell`); with fewer directions, from the finest
         detail of its images (`Noise.rough`). Median over the mask, or over the bright half of
-        the image when there is no mask. None if there is no positive number.
+        the image when there is no mask. None if there is no positive number. The air around the
+        head tells the floor of magnitudes (`Noise.coils`).
         """
         if self.measured_noise is not None:
             return self.measured_noise
+        found = self._noise_of_head()
+        return None if found is None else found.beside(self._air())
+
+    def _noise_of_head(self) -> Noise | None:
         spread = self._b0_and_spread[1]
         inside = self.foreground
         if not inside.any():
@@ -222,6 +237,17 @@ class Scan:
         some = finite.any(axis=3)
         s0[some] = np.nanmedian(volumes[some], axis=1)
         return s0, spread
+
+    def _air(self) -> Air | None:
+        """Say what weighted images look like away from the head; None if that cannot be told."""
+        from scipy.ndimage import binary_dilation
+
+        acq, inside = self.acquisition, self.foreground
+        volumes = [int(v) for shell in acq.shells for v in shell.indices][-DETAILED:]
+        flat = [k for k in range(3) if inside.shape[k] == 1]
+        around = np.ones([1 if k in flat else 3 for k in range(3)], bool)
+        away = ~binary_dilation(inside, around, iterations=AWAY)
+        return of_air(self._sample(volumes, away)) if volumes and away.any() else None
 
     def _sample(self, volumes: list[int], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Read some volumes in voxels spread evenly over those inside: (n, k), n limited."""
