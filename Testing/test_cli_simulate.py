@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from typer.testing import CliRunner
 
 import DMRIMicroLib as dm
 from DMRIMicroLib.brain.anatomy import save
+from DMRIMicroLib.brain.protocols import named
 from DMRIMicroLib.cli import app
+from DMRIMicroLib.cohort.dataset import Dataset
 from DMRIMicroLib.errors import InputError
 
 BVALS = "0 1000 1000 1000 1000 1000 1000 2000"
@@ -85,6 +88,18 @@ def test_a_protocol_of_files_is_played_and_written_back(head, tables, tmp_path):
     played = np.loadtxt(tmp_path / "out" / "dwi.bvec")
     np.testing.assert_allclose(played, BVECS.T, atol=1e-6)  # as FSL has them, not mirrored
     assert json.loads((tmp_path / "out" / "dwi.json").read_text())["EchoTime"] == 0.07
+
+
+def test_timing_is_read_back_from_a_data_set(head, tmp_path):
+    folder = tmp_path / "set" / "sub-01" / "dwi"
+    simulated(head, tmp_path / "out", "--protocol", "b1k_b2k")
+    folder.mkdir(parents=True)
+    for kind in ("nii.gz", "bval", "bvec", "json"):
+        shutil.copy(tmp_path / "out" / f"dwi.{kind}", folder / f"sub-01_dwi.{kind}")
+    (files,) = Dataset.open(tmp_path / "set").scans()
+    played = named("b1k_b2k")
+    wanted = {name: getattr(played, name) for name in ("delta", "Delta", "TE")}
+    assert files.timing == pytest.approx(wanted)
 
 
 def test_columns_and_other_units_are_read_as_from_a_scan(head, tables, tmp_path):

@@ -85,7 +85,8 @@ def interpolation(results: Results, voxels: int, subsets: int) -> None:
     acq, signal = whole.acquisition, torch.from_numpy(whole.voxels(whole.mask))
     b0 = signal[:, acq.is_b0.copy()].mean(1, keepdim=True)
     noise = whole.noise.sigma / float(b0.median())
-    parts = [torch.from_numpy(np.flatnonzero(level == k)) for k in np.unique(level)]
+    bright = (signal[:, acq.is_b0.copy()] > 0).all(1).numpy()  # any b0 volume may be the only one
+    parts = [torch.from_numpy(np.flatnonzero((level == k) & bright)) for k in np.unique(level)]
     found: dict = {}
     for train, test in ((0, 1), (1, 0)):
         learned_on, asked_of = thinned(parts[train], LEARNED_ON), thinned(parts[test], voxels)

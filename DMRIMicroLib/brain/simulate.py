@@ -22,6 +22,7 @@ from ..files import staged
 from ..fitting.threads import one_thread_each
 from ..index import INDEX, listed
 from ..io import nifti
+from ..io.bids import MS_PER_S, TIMES
 from ..maps import MapSet
 from ..models import MODELS
 from ..scan import Scan
@@ -112,11 +113,9 @@ class Simulation:
             "RepetitionTime": scanner.TR,
             "SliceThickness": scanner.voxel[2],
             "PartialFourier": scanner.partial,
-            "EchoTime": None if acq.TE is None else acq.TE / 1e3,
-            "DiffusionGradientDuration": acq.delta,
-            "DiffusionGradientSeparation": acq.Delta,
         }
-        told = {key: value for key, value in told.items() if value is not None}
+        times = {key: getattr(acq, name) for key, name in TIMES.items()}
+        told |= {key: value / MS_PER_S for key, value in times.items() if value is not None}
         return {**told, "DMRIMicro": self.provenance}
 
     def _strings(self) -> dict[str, str]:
