@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from _common import clock
@@ -18,6 +24,9 @@ ANISOTROPIC = 0.3
 
 SSIM_SIGMA, SSIM_K = 1.5, (0.01, 0.03)
 """Window [voxels] and constants of Z. Wang et al., IEEE Trans. Image Process. 13 (2004) 600-612."""
+
+STEPS, DEPTH = (5, 10, 20, 50, 100), 0.25
+"""Of DDIM over all times, and the noise level, as a share of them, at which steps are compared."""
 
 LESIONS = ("tumour", "stroke_acute", "demyelination")
 """Kinds by turns, pair by pair."""
@@ -200,9 +209,70 @@ def lesion(asked: Asked, number: int) -> dict:
     return {kind: out | {"voxels": {"lesion": int(inside.sum()), "around": int(around.sum())}}}
 
 
+def diffusions(asked: Asked) -> dict[str, str]:
+    """Weights of latent diffusion among the methods, by name."""
+    from DMRIMicroLib.weights import verify
+
+    given = {name: file for name, file in asked.methods.items() if file}
+    return {name: file for name, file in given.items() if verify(file)[1].kind == "rish-ldm"}
+
+
+def inversion(asked: Asked, number: int) -> dict:
+    """Latents up to noise and back under one label: RMS of the change over that of the latents."""
+    from DMRIMicroLib.rish.blocks import EDGE_CELL, filled
+    from DMRIMicroLib.rish.diffusion import LOW
+    from DMRIMicroLib.rish.methods import load_method
+    from DMRIMicroLib.rish.own import look_at
+    from DMRIMicroLib.rish.units import Setting
+
+    look, out = look_at(pair(asked, number).low), {}
+    for name, file in diffusions(asked).items():
+        found = load_method("ldm", file)
+        rish = look.harmonics.rish() * look.mask
+        seen = filled(Setting.read(found.data).units.to_network(rish)[None], EDGE_CELL)
+        network = found.network
+        before = network.low.encode(seen)
+        unit = network.denoiser.to_units(before).square().mean().sqrt()
+        rows = out.setdefault(name, {})
+        for refine in (0, 1):
+            for steps in STEPS:
+                network.sampling = replace(network.sampling, steps=steps, refine=refine)
+                after = network.down(network.up(before, DEPTH), 0.0, DEPTH, label=LOW)
+                change = network.denoiser.to_units(after) - network.denoiser.to_units(before)
+                told = float(change.square().mean().sqrt() / unit)
+                rows.setdefault(f"refine {refine}", {})[f"{steps} steps"] = told
+    return out
+
+
+def steps(asked: Asked, number: int) -> dict:
+    """NMSE against the 7 T scan as measured, of other numbers of steps; depth as in inversion."""
+    seen = pair(asked, number)
+    truth, out = images(seen.high.with_mask(seen.mask)), {}
+    for name, file in diffusions(asked).items():
+        for count in STEPS:
+            with sampled(file, steps=count, depth=[DEPTH] * 3) as weights:
+                said = images(enhanced(seen, weights))
+            errors = {m: nmse(said[m], truth[m], seen.mask) for m in METRICS}
+            out.setdefault(name, {})[f"{count} steps"] = errors
+    return out
+
+
+@contextmanager
+def sampled(weights: str, **sampling) -> Iterator[str]:
+    """Give weights of latent diffusion whose card says that it samples otherwise."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(shutil.copy(weights, folder))
+        card = json.loads(Path(weights).with_suffix(".json").read_text(encoding="utf-8"))
+        card["data"]["sampling"] |= sampling
+        file.with_suffix(".json").write_text(json.dumps(card), encoding="utf-8")
+        yield str(file)
+
+
 PARTS: dict[str, Callable[[Asked, int], dict]] = {
     "table": table,
     "directions": directions,
     "downstream": downstream,
     "lesion": lesion,
+    "inversion": inversion,
+    "steps": steps,
 }

@@ -18,14 +18,18 @@ sri24-* ones (`--anatomies`), and their seed is that of no training (`rish.data.
   noise, of enhanced scans with b = 1000 and 2000 s/mm2, beside those of the 7 T scan as measured.
 - lesion: contrast of a tumour, an acute stroke, a demyelination to the tissue around in FA, MD and
   RISH, beside that of the 7 T scan: whether a method that saw none invents or loses any.
+- inversion: how far latents of the 3 T scan are from themselves after the way up to noise and back
+  under their own label, for some numbers of DDIM steps: as the paper has it, and with the noise
+  asked for at both ends of a step (`diffusion.invert`).
+- steps: NMSE of latent diffusion for the same numbers of steps.
 
-`--pairs`, `--downstream` and `--lesions` tell how many pairs each part has, `--patch` their voxels,
-`--voxels` to how many of a pair NODDI is fitted, `--seed` is that of the trainings, `--workers` the
-number of processes of one thread, `--name` that of the file. Every pair is written when it is
-done; the same command takes up what was stopped. A method that is new, or has other weights, is
-added to the pairs that are there; other heads, seeds or sizes begin anew. `--keep FOLDER` keeps
-simulated pairs, some 60 MB each, for the next time; `--both NAMES` asks only these without
-super-resolution, too.
+`--pairs`, `--downstream`, `--lesions` and `--sampling` tell how many pairs each part has, `--patch`
+their voxels, `--voxels` to how many of a pair NODDI is fitted, `--seed` is that of the trainings,
+`--workers` the number of processes of one thread, `--name` that of the file. Every pair is written
+when it is done; the same command takes up what was stopped. A method that is new, or has other
+weights, is added to the pairs that are there; other heads, seeds or sizes begin anew. `--keep
+FOLDER` keeps simulated pairs, some 60 MB each, for the next time; `--both NAMES` asks only these
+without super-resolution, too.
 """
 
 from __future__ import annotations
@@ -124,6 +128,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--pairs", type=int, default=17)
     parser.add_argument("--downstream", type=int, default=4)
     parser.add_argument("--lesions", type=int, default=6)
+    parser.add_argument("--sampling", type=int, default=3, help="pairs of the last two parts")
     parser.add_argument("--patch", type=int, default=48)
     parser.add_argument("--voxels", type=int, default=2000)
     parser.add_argument("--anatomies", default=HEADS)
@@ -141,6 +146,7 @@ def main(arguments: list[str]) -> None:
     asked = replace(asked, both=tuple(filter(None, given.both.split(","))))
     counts = {"table": given.pairs, "directions": given.pairs}
     counts |= {"downstream": given.downstream, "lesion": given.lesions}
+    counts |= {"inversion": given.sampling, "steps": given.sampling}
     chosen = {part: counts[part] for part in parts}
     measure(opened(given.name, asked), asked, chosen, given.workers)
 
