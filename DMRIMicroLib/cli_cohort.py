@@ -286,7 +286,7 @@ def _group(out: Path, atlas: str, place: Place, progress: ProgressStyle, dry_run
             tell(1.0, "Done")
     page = write_group(out, rois=bool(atlas))
     typer.echo(f"page: {page}")
-    if totals is not None and (totals.failed or totals.stopped):
+    if totals is not None and (totals.errors or totals.stopped):
         errors(totals)
         raise typer.Exit(SOME_FAILED)
 

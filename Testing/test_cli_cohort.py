@@ -65,6 +65,22 @@ def test_a_dry_run_writes_nothing(source, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_that_fails_is_named_and_the_others_are_made(source, tmp_path):
+    from test_registry import MINE
+
+    own = MINE.replace("return torch.stack", "raise ZeroDivisionError('by accident')  #")
+    (tmp_path / "own.py").write_text(own)
+    words = [source, tmp_path / "out", "participant", "--model-file", tmp_path / "own.py"]
+    words += ["--participant-label", "01", "--session", "a", "--memory", "2GB", "--workers", 1]
+    words += ["--methods", "dti,my-ball"]
+    run = cohort(*words)
+    assert run.returncode == 3, run.stderr
+    assert "1 done in part, 0 failed, 1 tried again" in run.stdout
+    said = run.stderr.replace("\n", " ")
+    assert "failed in part: sub-01_ses-a: my-ball: ZeroDivisionError: by accident" in said
+    assert "sub-01_ses-a: my-ball\n" in cohort(*words, "--dry-run").stdout
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
