@@ -117,18 +117,15 @@ def train_rish(
 def about(name: str, setting: Setting, data: str) -> str:
     """Tell what a method does, and what it learned from: `RishRecipe.data`."""
     low, high = setting.edges
-    told = {"method": METHODS[name], "learned": learned_from(data)}
+    told = {"method": METHODS[name], "learned": f"It learned from {origin(data)}."}
     return ABOUT.format(b=setting.b, low=low, high=high, **told)
 
 
-def learned_from(data: str) -> str:
-    """Tell where pairs are from, in a sentence."""
+def origin(data: str) -> str:
+    """Tell where pairs are from: `RishRecipe.data` in words."""
     if data.startswith(SIMULATED):
-        heads = data.removeprefix(SIMULATED).strip()
-        return f"It learned from simulated pairs only (heads: {heads})."
-    if not data:
-        return "It learned from pairs of scans whose origin was not told."
-    return f"It learned from the paired scans of {data}."
+        return f"simulated pairs only (heads: {data.removeprefix(SIMULATED).strip()})"
+    return f"the paired scans of {data}" if data else "pairs of scans whose origin was not told"
 
 
 def _direct(run: Run, name: str) -> nn.Module:
