@@ -38,6 +38,7 @@ from .arguments import (
 from .cli_anatomy import anatomy
 from .cli_codebook import adapt, codebook
 from .cli_cohort import cohort
+from .cli_cohort_labels import LabelsCommand
 from .cli_enhance import enhance
 from .cli_pigment import pigment
 from .cli_pretrain import finetune, pretrain
@@ -268,7 +269,7 @@ app.command()(enhance)
 app.command()(simulate)
 for command in (seeds, tracts, profile, connectome, planning):
     app.command()(command)
-app.command()(cohort)
+app.command(cls=LabelsCommand)(cohort)
 for command in (pretrain, finetune):
     app.command()(command)
 app.add_typer(anatomy, name="anatomy")

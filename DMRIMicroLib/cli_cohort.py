@@ -6,13 +6,13 @@ K. J. Gorgolewski et al., "BIDS apps", PLOS Comput. Biol. 13 (2017) e1005209.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .arguments import BigDelta, Degibbs, Denoising, Device, EchoTime, ModelFile, SmallDelta
+from .cli_cohort_labels import Level, Participants, Sessions, labels
 from .cli_cohort_said import SOME_FAILED, errors, so_far, sum_up
 from .errors import InputError
 from .table import B0_THRESHOLD
@@ -22,32 +22,6 @@ if TYPE_CHECKING:
     from .cohort.cluster import Place
     from .cohort.dataset import Dataset
     from .cohort.jobs import Job, Options, Outcome
-
-
-class Level(StrEnum):
-    """Levels of a BIDS App."""
-
-    participant = "participant"
-    group = "group"
-
-
-Labels = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--participant-label",
-        "--participant_label",
-        help="Participants, with or without sub-; commas, or repeat it. All if left out.",
-    ),
-]
-Sessions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--session",
-        "--session-label",
-        "--session_label",
-        help="Sessions, with or without ses-; commas, or repeat it. All if left out.",
-    ),
-]
 
 
 def cohort(
@@ -62,7 +36,7 @@ def cohort(
             help="Models, codebook, pigment, enhance, separated by commas; all: every model."
         ),
     ] = "dti",
-    participant_label: Labels = None,
+    participant_label: Participants = None,
     session: Sessions = None,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done, and stop.")] = False,
     resume: Annotated[
@@ -158,18 +132,18 @@ def cohort(
     from .cohort.dataset import Dataset
     from .cohort.jobs import Options
 
-    data = Dataset.open(bids_dir, _labels(participant_label), _labels(session))
+    data = Dataset.open(bids_dir, labels(participant_label), labels(session))
     data.check()
     if out_dir.resolve() == bids_dir.resolve():
         raise InputError("is the input, too", "Give a folder of its own.", file=out_dir)
     reading = {"b0_threshold": b0_threshold, "delta": delta, "Delta": Delta, "TE": TE}
     enhancing = {"method": enhance_method, "resolution": resolution}
     options = Options(
-        methods=tuple(_labels([methods])),
+        methods=tuple(labels([methods])),
         fit={"uncertainty": uncertainty, "robust": robust},
         weights=_found(weights),
         extra=tuple(str(file.resolve()) for file in extra or ()),
-        pigment={"models": _labels([pigment_models]), "preset": preset, "seed": seed},
+        pigment={"models": labels([pigment_models]), "preset": preset, "seed": seed},
         enhance={
             **enhancing,
             "weights": enhance_weights and _found(enhance_weights),
@@ -286,7 +260,7 @@ def _group(out: Path, atlas: str, place: Place, progress: ProgressStyle, dry_run
             tell(1.0, "Done")
     page = write_group(out, rois=bool(atlas))
     typer.echo(f"page: {page}")
-    if totals is not None and (totals.failed or totals.stopped):
+    if totals is not None and (totals.errors or totals.stopped):
         errors(totals)
         raise typer.Exit(SOME_FAILED)
 
@@ -294,8 +268,3 @@ def _group(out: Path, atlas: str, place: Place, progress: ProgressStyle, dry_run
 def _found(weights: str) -> str:
     """Return a file by its whole path: processes on other machines start in other folders."""
     return str(Path(weights).resolve()) if Path(weights).is_file() else weights
-
-
-def _labels(given: list[str] | None) -> list[str]:
-    """Turn "01,02" and repeats into labels."""
-    return [part.strip() for text in given or () for part in text.split(",") if part.strip()]

@@ -1,4 +1,4 @@
-"""The commands `dmrimicro enhance` and `dmrimicro train rish-linear`."""
+"""The command `dmrimicro enhance`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,11 @@ from .arguments import (
     parse_volumes,
 )
 from .cli_codebook import PREPARED, ShowProgress, between, prepared, use_threads
-from .cli_train import Heads, Out, Seed, Style, Version, check_version, heads, train
 from .table import B0_THRESHOLD
 from .terminal import ProgressStyle, console, shown
 
 ENHANCED = 0.9
 """Share of the work that is done when writing begins."""
-
-PAIRS = "pairs"
-"""Folder of the pairs in that of a training."""
 
 
 def enhance(
@@ -108,55 +104,3 @@ def enhance(
     shape = " x ".join(map(str, made.scan.shape))
     seconds = time.perf_counter() - started
     typer.echo(f"{shape} voxels by {made.provenance['method']} in {seconds:.1f} s: {image}")
-
-
-@train.command("rish-linear")
-def train_rish_linear(
-    out: Out,
-    pairs: Annotated[
-        Path | None, typer.Option(help="Folder of pairs of patches; OUT/pairs if left out.")
-    ] = None,
-    bids: Annotated[
-        Path | None,
-        typer.Option(help="Data set with sub-*/ses-3T and ses-7T, in place of simulated pairs."),
-    ] = None,
-    count: Annotated[
-        int, typer.Option(help="Simulated pairs; what is missing is made.", min=2)
-    ] = 100,
-    patch: Annotated[int, typer.Option(help="Voxels of a patch along each edge.", min=4)] = 32,
-    seed: Seed = 0,
-    workers: Annotated[int, typer.Option(help="Processes that make pairs.", min=1)] = 1,
-    anatomies: Heads = "all",
-    version: Version = "1.0.0",
-    progress: Style = ProgressStyle.bar,
-) -> None:
-    """Learn the three numbers of linear harmonisation from 3 T to 7 T."""
-    from .files import check_writable
-
-    check_writable(out)
-    check_version(version)
-    from .rish.data import load_pair, split
-    from .rish.linear import Linear, learn_linear, save_linear
-    from .rish.own import from_bids
-    from .rish.units import Setting
-    from .training.rish_measure import measured
-    from .training.rish_pairs import FeatureConfig, make_pairs
-
-    folder = pairs or out / PAIRS
-    with shown(progress) as tell:
-        if bids is not None:
-            files = from_bids(bids, folder, patch, progress=tell)
-            source = f"the paired scans of {bids.name}"
-        else:
-            config, names = FeatureConfig(patch=patch), heads(anatomies)
-            files = make_pairs(folder, names, count, seed, workers, config, tell)
-            source = f"simulated pairs only (heads: {', '.join(Path(n).stem for n in names)})"
-        known, held_out = split(files)
-        edges = load_pair(known[0]).edges
-        scale = learn_linear(load_pair(file) for file in known)
-        told = {"pairs": len(known), "simulated": bids is None, "seed": seed}
-        setting = Setting(edges=edges, patch=patch)
-        metrics = measured(Linear(scale, setting, {}).features, held_out, setting.units)
-        card = save_linear(scale, setting, out, version, source, metrics, **told)
-    typer.echo(f"lambda of orders 0, 2, 4: {', '.join(f'{v:.3f}' for v in scale.tolist())}")
-    typer.echo(f"weights: {card.with_suffix('.safetensors')}")

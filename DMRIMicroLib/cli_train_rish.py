@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +16,9 @@ from .terminal import ProgressStyle, shown
 
 MADE = 0.5
 """Share of the progress for making pairs."""
+
+PAIRS = "pairs"
+"""Folder of the pairs in that of a training."""
 
 
 class Preset(StrEnum):
@@ -70,7 +74,7 @@ def command(kind: str, help: str, size: Any = SizeOf) -> None:
     ) -> None:
         given = {"count": count, "steps": steps, "seed": seed, "version": version}
         source = {"bids": bids, "anatomies": anatomies, "workers": workers}
-        make(kind, preset.value, out, pairs or out / "pairs", given, source, threads, progress)
+        make(kind, preset.value, out, pairs or out / PAIRS, given, source, threads, progress)
 
     run.__annotations__["preset"] = size
     train.command(kind, help=help)(run)
@@ -115,9 +119,7 @@ def make(
     # after the input is known to be good: importing torch takes seconds
     import torch
 
-    from .rish.own import from_bids
     from .training.rish import check_packages, train_rish
-    from .training.rish_pairs import FeatureConfig, make_pairs
     from .training.rish_recipe import read_rish
 
     recipe = read_rish(kind, preset).given(given["count"], given["steps"], given["seed"])
@@ -129,15 +131,9 @@ def make(
         def making(share: float, text: str) -> None:
             tell(MADE * share, text)
 
-        if source["bids"] is not None:
-            files = from_bids(source["bids"], folder, recipe.patch, progress=making)
-            recipe = replace(recipe, pairs=len(files), data=source["bids"].name)
-        else:
-            names, config = heads(source["anatomies"]), FeatureConfig(patch=recipe.patch)
-            count, seed, workers = recipe.pairs, recipe.seed, source["workers"]
-            files = make_pairs(folder, names, count, seed, workers, config, making)
-            told = ", ".join(sorted(Path(name).stem for name in names))
-            recipe = replace(recipe, data=f"simulated from {told}")
+        asked = recipe.patch, recipe.pairs, recipe.seed
+        files, data = found_pairs(folder, *asked, **source, progress=making)
+        recipe = replace(recipe, pairs=len(files), data=data)
         card = train_rish(
             recipe,
             files,
@@ -145,4 +141,65 @@ def make(
             version=version,
             progress=lambda share, text: tell(MADE + (1 - MADE) * share, text),
         )
+    typer.echo(f"weights: {card.with_suffix('.safetensors')}")
+
+
+def found_pairs(
+    folder: Path,
+    patch: int,
+    count: int,
+    seed: int,
+    *,
+    bids: Path | None,
+    anatomies: str,
+    workers: int,
+    progress: Callable[[float, str], None],
+) -> tuple[list[Path], str]:
+    """Make what is missing of the pairs; return them and their origin (`RishRecipe.data`)."""
+    from .rish.own import from_bids
+    from .training.rish import SIMULATED
+    from .training.rish_pairs import FeatureConfig, make_pairs
+
+    if bids is not None:
+        return from_bids(bids, folder, patch, progress=progress), bids.name
+    names, config = heads(anatomies), FeatureConfig(patch=patch)
+    files = make_pairs(folder, names, count, seed, workers, config, progress)
+    return files, f"{SIMULATED} {', '.join(sorted(Path(name).stem for name in names))}"
+
+
+@train.command("rish-linear")
+def train_rish_linear(
+    out: Out,
+    pairs: Pairs = None,
+    bids: Bids = None,
+    count: Count = 100,
+    patch: Annotated[int, typer.Option(help="Voxels of a patch along each edge.", min=4)] = 32,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    anatomies: Heads = "all",
+    version: Version = "1.0.0",
+    progress: Style = ProgressStyle.bar,
+) -> None:
+    """Learn the three numbers of linear harmonisation from 3 T to 7 T."""
+    from .files import check_writable
+
+    check_writable(out)
+    check_version(version)
+    from .rish.data import load_pair, split
+    from .rish.linear import Linear, learn_linear, save_linear
+    from .rish.units import Setting
+    from .training.rish import origin
+    from .training.rish_measure import measured
+
+    source = {"bids": bids, "anatomies": anatomies, "workers": workers}
+    with shown(progress) as tell:
+        files, data = found_pairs(pairs or out / PAIRS, patch, count, seed, **source, progress=tell)
+        known, held_out = split(files)
+        edges = load_pair(known[0]).edges
+        scale = learn_linear(load_pair(file) for file in known)
+        told = {"pairs": len(known), "simulated": bids is None, "seed": seed}
+        setting = Setting(edges=edges, patch=patch)
+        metrics = measured(Linear(scale, setting, {}).features, held_out, setting.units)
+        card = save_linear(scale, setting, out, version, origin(data), metrics, **told)
+    typer.echo(f"lambda of orders 0, 2, 4: {', '.join(f'{v:.3f}' for v in scale.tolist())}")
     typer.echo(f"weights: {card.with_suffix('.safetensors')}")

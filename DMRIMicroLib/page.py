@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jinja2
+
+
+def rendered(template: Path, **values: Any) -> str:
+    """Fill in a template."""
+    return pages(template.parent).get_template(template.name).render(**values)
 
 
 def pages(folder: Path) -> jinja2.Environment:

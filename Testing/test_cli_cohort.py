@@ -3,11 +3,15 @@
 import os
 import subprocess
 import sys
+from functools import wraps
 
 import bids_data
 import pytest
+import typer
 from conftest import ROOT
 
+from DMRIMicroLib.cli_cohort import cohort as cohort_command
+from DMRIMicroLib.cli_cohort_labels import LabelsCommand
 from DMRIMicroLib.cohort.derivatives import outputs
 
 pytest.importorskip("distributed")
@@ -65,6 +69,42 @@ def test_a_dry_run_writes_nothing(source, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_that_fails_is_named_and_the_others_are_made(source, tmp_path):
+    from test_registry import MINE
+
+    own = MINE.replace("return torch.stack", "raise ZeroDivisionError('by accident')  #")
+    (tmp_path / "own.py").write_text(own)
+    words = [source, tmp_path / "out", "participant", "--model-file", tmp_path / "own.py"]
+    words += ["--participant-label", "01", "--session", "a", "--memory", "2GB", "--workers", 1]
+    words += ["--methods", "dti,my-ball"]
+    run = cohort(*words)
+    assert run.returncode == 3, run.stderr
+    assert "1 done in part, 0 failed, 1 tried again" in run.stdout
+    said = run.stderr.replace("\n", " ")
+    assert "failed in part: sub-01_ses-a: my-ball: ZeroDivisionError: by accident" in said
+    assert "sub-01_ses-a: my-ball\n" in cohort(*words, "--dry-run").stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "participants", "sessions"),
+    [
+        ("s o participant --participant-label 01 02 --retries 1", ["01", "02"], None),
+        ("s o participant --participant_label sub-1 2,3 --session a b", ["sub-1", "2,3"], "ab"),
+        ("s o group --participant-label=1 2 --participant-label 3", ["1", "2", "3"], None),
+        ("--participant-label 01 s o participant --session-label a", ["01"], "a"),
+        ("s --participant-label 01 o --session a participant --session b", ["01"], "ab"),
+    ],
+)
+def test_labels_stand_apart_repeated_or_with_commas(given, participants, sessions):
+    app = typer.Typer(add_completion=False)
+    heard = {}
+    app.command(cls=LabelsCommand)(wraps(cohort_command)(lambda **words: heard.update(words)))
+    app(given.split(), standalone_mode=False)
+    assert [str(heard[name]) for name in ("bids_dir", "out_dir")] == ["s", "o"]
+    assert heard["participant_label"] == participants
+    assert heard["session"] == (sessions and list(sessions))
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -72,6 +112,8 @@ def test_a_dry_run_writes_nothing(source, tmp_path):
         (["{source}/no", "o", "participant"], "no such folder"),
         (["{source}", "o", "participant", "--methods", "magic"], "no model 'magic'"),
         (["{source}", "o", "participant", "--participant-label", "9"], "no participant 9"),
+        (["{source}", "o", "participant", "--participant-label", "1", "8"], "no participant 1, 8"),
+        (["{source}", "o", "participant", "--session", "a", "d"], "no diffusion scan of session d"),
         (["{source}", "o", "participant", "--cluster", "slrum"], "no scheduler answers"),
         (["{source}", "o", "participant", "--memory", "much"], "the memory is 'much'"),
         (["{source}", "{tmp}", "group"], "no scan is done there"),

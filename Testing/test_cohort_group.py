@@ -1,6 +1,7 @@
 """All scans together: tables, outliers, regions and the page."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import bids_data
@@ -70,6 +71,25 @@ def test_metrics_failures_and_models_left_out_are_told(out):
     (lacking,) = read(out / "group" / "left_out.tsv")
     assert (lacking["scan"], lacking["method"]) == ("sub-09", "noddi")
     assert "2 non-zero shells" in lacking["why"]
+
+
+def test_scans_done_in_part_are_told_from_those_that_failed(out, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "out")
+    one = {"noddi": Outcome("noddi", "failed", error="NaN")}
+    keep_failure(copy, Outcome("sub-02", "partial", failures=one, attempts=2))
+    keep_failure(copy, Outcome("sub-03", "failed", error="gone"))
+    page = write_group(copy).read_text()
+    states = {row["scan"]: row["state"] for row in read(copy / "group" / "quality.tsv")}
+    assert states.pop("sub-02") == "in part: noddi failed"
+    assert states.pop("sub-03") == "failed"
+    assert set(states.values()) == {"done"}
+    rows = {row["scan"]: row for row in read(copy / "group" / "failed.tsv")}
+    assert (rows["sub-02"]["method"], rows["sub-02"]["attempts"]) == ("noddi", "2")
+    assert rows["sub-10"]["method"] == "n/a"
+    assert "<strong>7</strong>scans done<" in page
+    assert '<strong class="alert">1</strong>scans done in part' in page
+    assert '<strong class="alert">2</strong>scans failed' in page
+    assert "<td>the whole scan</td>" in page
 
 
 def test_the_noisy_scan_stands_out_and_the_short_one_does_not(out):

@@ -20,6 +20,7 @@ from DMRIMicroLib.cohort.dataset import Dataset
 from DMRIMicroLib.cohort.jobs import Job, Options, Outcome
 from DMRIMicroLib.cohort.work import keep_failure, run_job
 from DMRIMicroLib.errors import InputError
+from DMRIMicroLib.fitting.run import Run
 from DMRIMicroLib.io.bids import entities_of
 
 DTI = Options(methods=("dti",)).settled()
@@ -190,6 +191,81 @@ def test_a_failure_leaves_nothing_and_tells_all(tmp_path):
     image.write_bytes(whole)  # mended
     assert run_job(job).status == "done"
     assert not list(state.failures(tmp_path / "out"))
+
+
+def broken(monkeypatch, *models, error=RuntimeError):
+    """Have the fits of some models end in an error."""
+    fit = Run.fit
+
+    def fit_or_fail(self, *words):
+        if self.model.name in models:
+            raise error(f"{self.model.name} is broken" if error is RuntimeError else "the same")
+        return fit(self, *words)
+
+    monkeypatch.setattr(Run, "fit", fit_or_fail)
+
+
+def test_a_method_that_fails_takes_no_other_along(source, made, tmp_path, monkeypatch):
+    run_job(jobs(source, tmp_path / "dti", DTI)[0])
+    out, tried = tmp_path / "out", []
+    job = jobs(source, out)[0]
+    with monkeypatch.context() as patch:
+        broken(patch, "smt")
+        patch.setattr(work, "make_maps", spy(work.make_maps, tried))
+        outcome = run_job(job)
+        assert outcome.status == "partial"
+        assert outcome.error == "smt: RuntimeError: smt is broken"
+        assert "test_cohort_jobs.py" in outcome.failures["smt"].trace
+        keep_failure(out, outcome)
+        assert contents(out) == contents(tmp_path / "dti")
+        assert list(job.open_methods()) == ["smt"]
+        assert run_job(job).status == "partial"  # there is still what was made before
+    assert tried == [["dti", "smt"], ["smt"]]
+    assert contents(out) == contents(tmp_path / "dti")
+    (told,) = state.failures(out)
+    assert (told["key"], told["method"]) == ("sub-01", "smt")
+    assert told["error"] == "RuntimeError: smt is broken"
+    assert run_job(job).status == "done"
+    assert contents(out) == {k: v for k, v in contents(made).items() if k.startswith("sub-01")}
+    assert not list(state.failures(out))
+
+
+def test_anew_the_next_attempt_makes_only_what_failed(source, tmp_path, monkeypatch):
+    job = replace(jobs(source, tmp_path)[0], anew=True)
+    with monkeypatch.context() as patch:
+        broken(patch, "smt")
+        again = job.again(run_job(job))
+        assert list(again.open_methods()) == ["smt"]
+        again = again.again(run_job(again))
+    assert list(again.open_methods()) == ["smt"]
+    assert list(job.open_methods()) == ["dti", "smt"]
+
+
+def test_all_methods_may_fail_of_one_cause_or_each_of_its_own(source, tmp_path, monkeypatch):
+    job = jobs(source, tmp_path)[0]
+    with monkeypatch.context() as patch:
+        broken(patch, "dti", "smt")
+        each = run_job(job)
+    assert (each.status, list(each.failures)) == ("failed", ["dti", "smt"])
+    keep_failure(tmp_path, each)
+    assert [told["method"] for told in state.failures(tmp_path)] == ["dti", "smt"]
+    with monkeypatch.context() as patch:
+        broken(patch, "dti", "smt", error=MemoryError)
+        one = run_job(job)
+    assert (one.key, one.status, one.error) == ("sub-01", "failed", "MemoryError: the same")
+    assert not one.failures
+    keep_failure(tmp_path, one)
+    (told,) = state.failures(tmp_path)
+    assert "method" not in told
+    assert not contents(tmp_path)
+
+
+def test_a_failure_of_a_method_that_is_not_asked_for_stays_told(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        broken(patch, "smt")
+        keep_failure(tmp_path, run_job(jobs(source, tmp_path)[0]))
+    assert run_job(jobs(source, tmp_path, DTI)[0]).status == "present"
+    assert [told["method"] for told in state.failures(tmp_path)] == ["smt"]
 
 
 def test_a_full_disk_is_told_from_other_errors(source, tmp_path, monkeypatch):

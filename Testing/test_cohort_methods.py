@@ -14,6 +14,7 @@ import DMRIMicroLib as dm
 from DMRIMicroLib.cohort import derivatives, memory
 from DMRIMicroLib.cohort.dataset import Dataset
 from DMRIMicroLib.cohort.jobs import Job, Options
+from DMRIMicroLib.cohort.methods import OTHERS
 from DMRIMicroLib.cohort.summary import methods_summary
 from DMRIMicroLib.cohort.work import run_job
 from DMRIMicroLib.errors import InputError
@@ -118,6 +119,18 @@ def test_a_scan_without_the_directions_is_not_enhanced_and_keeps_its_maps(source
     assert outcome.status == "done"
     assert "directions" in outcome.left_out["enhance"]
     assert (tmp_path / "out/sub-01/dwi/sub-01_model-dti_param-FA_dwimap.nii.gz").exists()
+
+
+def test_an_enhancement_that_fails_leaves_the_maps(source, tmp_path, monkeypatch):
+    def run(scan, options):
+        raise RuntimeError("by accident")
+
+    monkeypatch.setitem(OTHERS, "enhance", replace(OTHERS["enhance"], run=run))
+    todo = job(source, tmp_path, replace(ENHANCE, methods=("dti", "enhance")))
+    outcome = run_job(todo)
+    assert (outcome.status, list(outcome.failures)) == ("partial", ["enhance"])
+    assert list(todo.open_methods()) == ["enhance"]
+    assert (tmp_path / "sub-01/dwi/sub-01_model-dti_param-FA_dwimap.nii.gz").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Many jobs on Dask: killed processes, retries, back-pressure, a full disk, clusters."""
 
+import json
 import os
 import signal
 import sys
@@ -45,6 +46,10 @@ def stub_work(task: Stub) -> Outcome:
             os.kill(os.getpid(), signal.SIGKILL)
         if task.how == "raise":
             raise RuntimeError("by accident")
+        if task.how == "part":
+            failed = {"smt": Outcome("smt", "failed", error="bad")}
+            kept = {"noddi": "shells"} if attempt == 1 else {}
+            return Outcome(task.key, "partial", error="bad", failures=failed, left_out=kept)
         return Outcome(task.key, "failed", error="bad", full=task.how == "full")
     return Outcome(task.key, "done", seconds=0.01, voxels=10)
 
@@ -75,6 +80,20 @@ def test_every_task_ends_and_a_bad_one_stops_no_other(client, tmp_path):
     assert errors["broken"] == (1, "no bvec")
     assert totals.voxels == 180
     assert totals.workers == 2
+
+
+def test_what_failed_in_part_is_tried_again_and_told(client, tmp_path):
+    tasks = [Stub("p1", tmp_path, 1, "part"), Stub("p9", tmp_path, 9, "part"), Stub("p0", tmp_path)]
+    next_ones = []
+    words = {"again": lambda task, outcome: next_ones.append(outcome.status) or task}
+    totals = run_all(tasks, client, stub_work, retries=1, **words)
+    assert (totals.done, totals.partial, totals.failed, totals.ended) == (2, 1, 0, 3)
+    assert next_ones == ["partial", "partial"]
+    assert [(o.key, o.attempts) for o in totals.errors] == [("p9", 2)]
+    # said by the first attempt, which made the rest, and not by the second
+    assert sorted(totals.left_out["noddi: shells"]) == ["p1", "p9"]
+    kept = json.loads(keep_run(tmp_path, totals).read_text())
+    assert (kept["partial_scans"], kept["failed_scans"]) == (["p9"], [])
 
 
 def test_a_process_that_dies_costs_an_attempt_and_no_other_task(client, tmp_path):

@@ -58,6 +58,13 @@ def weights(slices, tmp_path_factory):
     return card.with_suffix(".safetensors")
 
 
+def tiny_recipe(**changes):
+    """Return a training of three steps, head and all."""
+    sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}
+    short = {"training": SHORT, "settle": 1, "calibrate": 1, "head": (6, 2, 1)}
+    return replace(read_recipe("cpu"), network=sizes, examples={"edge": 16}, **short, **changes)
+
+
 def seen(shells: dict[float, int], size: int = 12):
     acq = protocol(shells)
     scan = ring_scan(acq, shape=(size, size, 1))
@@ -198,11 +205,7 @@ def test_with_abg_the_trunk_sees_nothing_else_of_a_voxel(files, space, decay):
 
 def test_metrics_can_be_left_out_of_a_training(slices, tmp_path):
     left_out = ("MK", "f_soma", "RTOP")
-    sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}
-    recipe = replace(
-        read_recipe("cpu"), network=sizes, training=SHORT, settle=1, calibrate=1,
-        examples={"edge": 16}, without=left_out, head=(6, 2, 1),
-    )  # fmt: skip
+    recipe = tiny_recipe(without=left_out)
     card = train_codebook(recipe, slices, tmp_path, workers=0)
     loaded = open_codebook(card.with_suffix(".safetensors"))
     assert len(loaded.scale.metrics) == 21
@@ -218,11 +221,7 @@ def test_metrics_can_be_left_out_of_a_training(slices, tmp_path):
 def test_a_training_that_is_stopped_while_the_head_is_taught_ends_in_the_same_weights(
     slices, tmp_path
 ):
-    sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}
-    recipe = replace(
-        read_recipe("cpu"), network=sizes, training=SHORT, settle=1, calibrate=1,
-        examples={"edge": 16}, head=(6, 2, 1),
-    )  # fmt: skip
+    recipe = tiny_recipe()
     whole = train_codebook(recipe, slices, tmp_path / "whole", workers=0)
     said = []
 
@@ -240,11 +239,7 @@ def test_a_training_that_is_stopped_while_the_head_is_taught_ends_in_the_same_we
 
 
 def test_a_prior_that_is_there_is_kept_and_only_the_head_is_taught(slices, tmp_path):
-    sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}
-    recipe = replace(
-        read_recipe("cpu"), network=sizes, training=SHORT, settle=1, calibrate=1,
-        examples={"edge": 16}, head=(6, 2, 1),
-    )  # fmt: skip
+    recipe = tiny_recipe()
     first = train_codebook(recipe, slices, tmp_path / "first", workers=0)
     file = str(first.with_suffix(".safetensors"))
     second = replace(recipe, prior=file, without=("MK",), seed=1)
@@ -258,17 +253,13 @@ def test_a_prior_that_is_there_is_kept_and_only_the_head_is_taught(slices, tmp_p
     assert kept
     assert all(torch.equal(before[k], after[k]) for k in kept)
     assert not torch.equal(before["head.0.weight"], after["head.0.weight"])
-    larger = replace(second, network={**sizes, "width": 2 * sizes["width"]})
+    larger = replace(second, network={**second.network, "width": 2 * second.network["width"]})
     with pytest.raises(InputError, match="another size"):
         train_codebook(larger, slices, tmp_path / "third", workers=0)
 
 
 def test_a_training_begins_where_weights_are_and_hears_new_facts_later(slices, tmp_path):
-    sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}
-    recipe = replace(
-        read_recipe("cpu"), network=sizes, training=SHORT, settle=1, calibrate=1,
-        examples={"edge": 16}, head=(6, 2, 1),
-    )  # fmt: skip
+    recipe = tiny_recipe()
     first = train_codebook(recipe, slices, tmp_path / "first", workers=0)
     file = str(first.with_suffix(".safetensors"))
     card = train_codebook(replace(recipe, start=file), slices, tmp_path / "more", workers=0)

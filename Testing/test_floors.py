@@ -25,7 +25,7 @@ FLOORS = [
     {"report"},
     {"cohort"},
     {"terminal"},
-    {"arguments", "cli_cohort_said"},
+    {"arguments", "cli_cohort_labels", "cli_cohort_said"},
     {"cli_anatomy", "cli_codebook", "cli_cohort", "cli_simulate", "cli_tracts", "cli_train"},
     {"cli_enhance", "cli_pigment", "cli_pretrain", "cli_train_rish"},
     {"cli"},

@@ -26,12 +26,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import _brain
+import _large
 import _pigment
-import numpy as np
 from _common import Results, clock, rounded
+from _large import KIB_TO_GB, SHAPE, SUBJECTS
 from codebook_speed import untrained
 
-SHAPE = (96, 96, 60)
 SHELLS, B0 = {1000.0: 15, 2000.0: 15}, 2
 """32 volumes."""
 
@@ -39,34 +39,10 @@ WANTED = {"fast": 180.0, "standard": 1200.0}
 WANTED_GPU = {"standard": 30.0}
 """Seconds."""
 
-SUBJECTS = 4
-KIB_TO_GB = 1024 / 1e9
-"""The peak of Linux's getrusage is in KiB."""
-
 
 def brain(files: list[Path], levels: int):
-    """Stack copies of the slice with the most voxels, cut or filled up to the shape asked."""
-    from DMRIMicroLib.scan import Scan
-    from DMRIMicroLib.training.pool import load_slice
-
-    item = max((load_slice(f) for f in files), key=lambda i: inner(i.mask.numpy()).sum())
-    acq = _brain.protocol(SHELLS, B0, 0)
-    one = _brain.scanned(item, acq, 0, "speed of pigment")
-    signal = np.repeat(inner(np.asarray(one.signal[:, :, 0], np.float32))[:, :, None], levels, 2)
-    mask = np.repeat(inner(one.mask[:, :, 0])[:, :, None], levels, 2)
-    return Scan(signal, one.affine, one.acquisition, mask, name="brain")
-
-
-def inner(plane: np.ndarray) -> np.ndarray:
-    """Cut the middle of a plane, or fill up with zeros around it."""
-    out = np.zeros((*SHAPE[:2], *plane.shape[2:]), plane.dtype)
-    size = [min(a, b) for a, b in zip(SHAPE, plane.shape[:2], strict=False)]
-    here = tuple(slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(SHAPE, size, strict=False))
-    there = tuple(
-        slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(plane.shape, size, strict=False)
-    )
-    out[here] = plane[there]
-    return out
+    """Make the scan, of some slices."""
+    return _large.brain(files, _brain.protocol(SHELLS, B0, 0), "speed of pigment", levels)
 
 
 def measured(files: list, levels: int, weights: str, preset: str, threads: int, device: str):

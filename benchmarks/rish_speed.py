@@ -19,12 +19,14 @@ import multiprocessing
 import resource
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import _brain
+import _large
 import numpy as np
 from _common import Results, clock, rounded
-from pigment_speed import KIB_TO_GB, SHAPE, SUBJECTS, inner
+from _large import KIB_TO_GB, SUBJECTS
 
 SHELLS, B0 = {1000.0: 30}, 3
 """33 volumes."""
@@ -37,16 +39,9 @@ WANTED = {"cpu": 600.0, "cuda": 20.0}
 
 
 def brain(files: list[Path]):
-    """Stack copies of the slice with the most voxels, cut or filled up to the shape asked."""
-    from DMRIMicroLib.scan import Scan
-    from DMRIMicroLib.training.pool import load_slice
-
-    item = max((load_slice(f) for f in files), key=lambda i: inner(i.mask.numpy()).sum())
-    acq = _brain.protocol(SHELLS, B0, 0)
-    one = _brain.scanned(item, acq, 0, "speed of enhance")
-    planes = (np.asarray(one.signal[:, :, 0], np.float32), np.asarray(one.mask[:, :, 0]))
-    signal, mask = (np.repeat(inner(plane)[:, :, None], SHAPE[2], 2) for plane in planes)
-    return Scan(signal, np.diag([EDGE, EDGE, EDGE, 1.0]), acq, mask, name="brain")
+    """Make the scan, of voxels that are cubes."""
+    scan = _large.brain(files, _brain.protocol(SHELLS, B0, 0), "speed of enhance")
+    return replace(scan, affine=np.diag([EDGE, EDGE, EDGE, 1.0]))
 
 
 def measured(

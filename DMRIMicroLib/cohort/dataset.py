@@ -99,10 +99,16 @@ class Dataset:
                     yield one
 
     def check(self) -> None:
-        """Refuse a choice without any scan: a slip in a label would pass as work that is done."""
-        if next(self.scans(), None) is not None:
-            return
-        chosen = f" of session {', '.join(self.sessions)}" if self.sessions else ""
+        """Refuse a choice without any scan, and a session that none is of: slips in a label.
+
+        They would pass as work that is done.
+        """
+        lacking = list(self.sessions)
+        for one in self.scans():
+            lacking = [label for label in lacking if not _is_of(one, label)]
+            if not lacking:
+                return
+        chosen = f" of session {', '.join(lacking)}" if lacking else ""
         raise InputError(
             f"there is no diffusion scan{chosen} of the {len(self.participants)} participants",
             "Check --session and --participant-label."
@@ -125,8 +131,10 @@ class Dataset:
         return Unusable(stem if stem.startswith("sub-") else f"sub-{label}", one)
 
     def _meant(self, one: ScanFiles | Unusable) -> bool:
-        if not self.sessions:
-            return True
-        if isinstance(one, ScanFiles):
-            return one.session in self.sessions
-        return any(f"ses-{label}" in one.key.split("_") for label in self.sessions)
+        return not self.sessions or any(_is_of(one, label) for label in self.sessions)
+
+
+def _is_of(one: ScanFiles | Unusable, session: str) -> bool:
+    if isinstance(one, ScanFiles):
+        return one.session == session
+    return f"ses-{session}" in one.key.split("_")

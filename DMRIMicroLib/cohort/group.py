@@ -41,6 +41,7 @@ SCAN_COLUMNS = {
     "participant_id": "Participant",
     "session_id": "Session",
     "acquisition": "Shells; outliers are sought among scans of the same",
+    "state": "done, or what of it failed when it was last tried",
 }
 METRIC_COLUMNS = {
     "scan": "Name of the scan",
@@ -60,6 +61,7 @@ OUTLIER_COLUMNS = {
 }
 FAILED_COLUMNS = {
     "scan": "Name of the scan",
+    "method": "What failed; n/a: all of the scan",
     "error": "What went wrong",
     "fix": "What to do",
     "file": "The file that it is about",
@@ -216,10 +218,13 @@ def write_group(out: Path, rois: bool = False) -> Path:
     from .overview import render
 
     rows, failed = rows_of(out), list(state.failures(out))
-    unlike = outliers(rows)
+    states, unlike = states_of(failed), outliers(rows)
     regions = roi_rows(out) if rois else []
     tables = {
-        "quality": (SCAN_COLUMNS | QUALITY, map(_quality_row, rows)),
+        "quality": (
+            SCAN_COLUMNS | QUALITY,
+            (_quality_row(row, states.get(row.scan, "done")) for row in rows),
+        ),
         "metrics": (METRIC_COLUMNS, _metric_rows(rows)),
         "outliers": (
             OUTLIER_COLUMNS,
@@ -259,9 +264,20 @@ def _plain(value: Any) -> Any:
     return " ".join(value.split()) if isinstance(value, str) else value
 
 
-def _quality_row(row: Row) -> list[Any]:
+def states_of(failed: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Say of every scan that failed what did: some of its methods, or all of it."""
+    what: dict[str, list[str]] = {}
+    for told in failed:
+        what.setdefault(told["key"], []).append(told.get("method", ""))
+    return {
+        key: f"in part: {', '.join(methods)} failed" if all(methods) else "failed"
+        for key, methods in what.items()
+    }
+
+
+def _quality_row(row: Row, said: str) -> list[Any]:
     session = None if row.session is None else f"ses-{row.session}"
-    told = [row.scan, f"sub-{row.subject}", session, row.acquisition]
+    told = [row.scan, f"sub-{row.subject}", session, row.acquisition, said]
     return told + [row.quality.get(name) for name in QUALITY]
 
 
@@ -274,4 +290,4 @@ def _metric_rows(rows: Sequence[Row]) -> Iterator[list[Any]]:
 
 
 def _failed_row(told: Mapping[str, Any]) -> list[Any]:
-    return [told[name] for name in ("key", "error", "fix", "file", "attempts")]
+    return [told.get(name) for name in ("key", "method", "error", "fix", "file", "attempts")]

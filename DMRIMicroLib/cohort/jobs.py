@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,8 @@ class Job:
     options: Options
     out: Path
     anew: bool = False
+    made: tuple[str, ...] = ()
+    """Methods that an attempt before this one made: even anew, they are not made twice."""
 
     @property
     def key(self) -> str:
@@ -139,8 +141,16 @@ class Job:
         """Hashes of the methods that are not done yet."""
         wanted = self.digests()
         if self.anew:
-            return wanted
+            return {m: d for m, d in wanted.items() if m not in self.made}
         return {m: d for m, d in wanted.items() if not state.is_done(self.out, self.key, m, d)}
+
+    def again(self, outcome: Outcome) -> Job:
+        """Return the job of the next attempt: what this one made is left."""
+        if outcome.status != "partial":
+            return self
+        return replace(
+            self, made=tuple(m for m in self.options.methods if m not in outcome.failures)
+        )
 
 
 @dataclass(frozen=True)
@@ -150,8 +160,8 @@ class Outcome:
     Attributes
     ----------
     key : str
-    status : {"done", "present", "failed"}
-        Present: it was done before.
+    status : {"done", "present", "partial", "failed"}
+        Present: it was done before. Partial: some methods failed, the others are done.
     seconds : float
     error, fix, file, trace : str
         Of a failure.
@@ -161,6 +171,8 @@ class Outcome:
     left_out : dict of str to str
         Methods that the scan does not allow, and why.
     attempts : int
+    failures : dict of str to Outcome
+        By method: what failed by itself; empty where the whole scan did, of one cause.
     """
 
     key: str
@@ -174,6 +186,12 @@ class Outcome:
     voxels: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
     attempts: int = 1
+    failures: dict[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def lacks(self) -> bool:
+        """Whether something that was asked for is not there."""
+        return self.status in ("partial", "failed")
 
     @classmethod
     def failed(cls, key: str, error: BaseException, seconds: float = 0.0) -> Outcome:
@@ -185,6 +203,24 @@ class Outcome:
         trace = "" if isinstance(error, DMRIMicroError) else _traceback(error)
         said = f"{type(error).__name__}: {error}"
         return cls(key, "failed", seconds, said, fix, trace=trace, full=full)
+
+    @classmethod
+    def of_methods(cls, job: Job, failures: Mapping[str, Outcome], **told: Any) -> Outcome:
+        """Tell of a job some methods of which failed; one cause of all of them is the scan's."""
+        ones, whole = list(failures.values()), set(failures) == set(job.options.methods)
+        if whole and len({one.error for one in ones}) == 1:
+            return replace(ones[0], key=job.key, **told)
+        files = {one.file for one in ones}
+        return cls(
+            job.key,
+            "failed" if whole else "partial",
+            error="; ".join(f"{method}: {one.error}" for method, one in failures.items()),
+            fix=" ".join(dict.fromkeys(one.fix for one in ones if one.fix)),
+            file=files.pop() if len(files) == 1 else "",
+            full=any(one.full for one in ones),
+            failures=dict(failures),
+            **told,
+        )
 
 
 def _traceback(error: BaseException) -> str:

@@ -66,14 +66,17 @@ def render(
     environment.filters["short"] = short
     kinds = Counter(row.acquisition for row in rows)
     lacking = Counter(f"{m}: {why}" for row in rows for m, why in row.left_out.items())
+    scans, broken = {row.scan for row in rows}, {told["key"] for told in failed}
+    partial = (broken & scans) - {told["key"] for told in failed if "method" not in told}
     return environment.get_template(TEMPLATE).render(
         version=__version__,
-        scans=len(rows),
+        scans=len(scans - broken),
+        partial=len(partial),
         subjects=len({row.subject for row in rows}),
         kinds=kinds.most_common(),
         lacking=lacking.most_common(),
         failed=failed[:MOST],
-        failures=len(failed),
+        failures=len(broken - partial),
         unlike=unlike[:MOST],
         outliers=len(unlike),
         unlike_scans=len({o.scan for o in unlike}),

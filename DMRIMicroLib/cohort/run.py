@@ -44,6 +44,7 @@ def run_all(
     *,
     retries: int = 1,
     gpus: int = 0,
+    again: Callable[[Any, Outcome], Any] = lambda task, outcome: task,
     ended: Callable[[Outcome, Totals], None] = lambda outcome, totals: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Totals:
@@ -62,6 +63,8 @@ def run_all(
         read now may be a server's that is slow.
     gpus : int
         Of this machine, to be shared out among the processes.
+    again : callable
+        From a task and how it ended to the task of the next attempt.
     ended : callable
         Told of each outcome that is final.
     cancelled : callable
@@ -87,9 +90,9 @@ def run_all(
             if outcome.full:
                 totals.stopped = f"the disk is full ({outcome.error})"
                 hand.let_go()
-            if outcome.status == "failed" and outcome.attempts <= retries and not totals.stopped:
-                totals.retried += 1
-                hand.submit(task, outcome.attempts + 1)
+            if outcome.lacks and outcome.attempts <= retries and not totals.stopped:
+                totals.retry(outcome)
+                hand.submit(again(task, outcome), outcome.attempts + 1)
             else:
                 hand.count(outcome)
             hand.fill()
@@ -227,10 +230,11 @@ def run_cohort(
     """Run the jobs of a cohort, see `run_all`, and write down failures and the run itself."""
 
     def ended(outcome: Outcome, totals: Totals) -> None:
-        if outcome.status == "failed":
+        if outcome.lacks:
             keep_failure(out, outcome)
         told(outcome, totals)
 
-    totals = run_all(jobs, client, retries=retries, gpus=gpus, ended=ended, cancelled=cancelled)
+    words: dict[str, Any] = {"again": Job.again, "ended": ended, "cancelled": cancelled}
+    totals = run_all(jobs, client, retries=retries, gpus=gpus, **words)
     keep_run(out, totals)
     return totals

@@ -87,6 +87,11 @@ def read_mark(file: Path) -> dict[str, Any] | None:
         return None
 
 
+def failed_file(out: Path, key: str, method: str = "") -> Path:
+    """File that says that a method failed on a scan; without a method, that all of it did."""
+    return out / STATE / FAILED / (f"{key}/{method}.json" if method else f"{key}.json")
+
+
 def is_done(out: Path, key: str, method: str, wanted: str) -> bool:
     """Tell whether a method is done with just these inputs and options, and its files are there."""
     mark = read_mark(mark_file(out, key, method))
@@ -107,9 +112,9 @@ def marks(out: Path) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
 
 
 def failures(out: Path) -> Iterator[dict[str, Any]]:
-    """Yield what is written of scans that failed."""
+    """Yield what is written of scans, and of methods on a scan ("method"), that failed."""
     folder = out / STATE / FAILED
-    for file in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+    for file in sorted(folder.rglob("*.json")) if folder.is_dir() else ():
         if (told := read_mark(file)) is not None:
             yield told
 

@@ -18,8 +18,9 @@ class Totals:
 
     Attributes
     ----------
-    done, present, failed, retried : int
-        Present: done before. Retried: attempts beyond the first.
+    done, present, partial, failed, retried : int
+        Present: done before. Partial: done but for some methods. Retried: attempts beyond the
+        first.
     stopped : str
         Why no more were handed out; empty if all were.
     seconds, busy : float
@@ -30,12 +31,14 @@ class Totals:
     most_ahead : int
         Tasks that the scheduler knew at a time, at most.
     errors : list of Outcome
+        Of what failed, in part or as a whole.
     left_out : dict of str to list
         By method and reason: names of scans.
     """
 
     done: int = 0
     present: int = 0
+    partial: int = 0
     failed: int = 0
     retried: int = 0
     stopped: str = ""
@@ -52,19 +55,27 @@ class Totals:
         setattr(self, outcome.status, getattr(self, outcome.status) + 1)
         self.busy += outcome.seconds
         self.voxels += outcome.voxels
-        if outcome.status == "failed":
+        if outcome.lacks:
             self.errors.append(outcome)
+        self._leave_out(outcome)
+
+    def retry(self, outcome: Outcome) -> None:
+        """Take in an attempt that another one follows: that will not tell of what is done."""
+        self.retried += 1
+        self._leave_out(outcome)
+
+    def _leave_out(self, outcome: Outcome) -> None:
         for method, why in outcome.left_out.items():
             self.left_out.setdefault(f"{method}: {why}", []).append(outcome.key)
 
     @property
     def ended(self) -> int:
         """Tasks that came to an end, good or bad."""
-        return self.done + self.present + self.failed
+        return self.done + self.present + self.partial + self.failed
 
     def throughput(self) -> dict[str, float]:
         """Return scans an hour, and what a scan costs beside its own work."""
-        worked = self.done + self.failed
+        worked = self.done + self.partial + self.failed
         share = self.seconds * max(1, self.workers)
         return {
             "scans_per_hour": round(3600 * self.done / max(self.seconds, 1e-9), 1),
@@ -79,7 +90,9 @@ def keep_run(out: Path, totals: Totals) -> Path:
     now = datetime.now(UTC)
     content = {k: v for k, v in asdict(totals).items() if k != "errors"}
     content |= {"version": __version__, "ended": now.isoformat(timespec="seconds")}
-    content |= {"failed_scans": [outcome.key for outcome in totals.errors]}
+    for status in ("partial", "failed"):
+        found = [outcome.key for outcome in totals.errors if outcome.status == status]
+        content[f"{status}_scans"] = found
     content |= {"throughput": totals.throughput()}
     file = out / state.STATE / state.RUNS / f"{now:%Y%m%dT%H%M%S.%f}.json"
     try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,33 +24,51 @@ if TYPE_CHECKING:
 
 
 def run_job(job: Job) -> Outcome:
-    """Do what is not done of a job. It never raises: an error is an outcome, too."""
+    """Do what is not done of a job. It never raises: an error is an outcome, too.
+
+    A method that fails takes no other along: those are made and marked.
+    """
     started = time.perf_counter()
     try:
         todo = job.open_methods()
-        voxels, left_out = _make(job, todo) if todo else (0, {})
-        _failed_file(job.out, job.key).unlink(missing_ok=True)
+        voxels, left_out, failed = _make(job, todo) if todo else (0, {}, {})
+        _forget_failures(job, failed)
     except Exception as error:
         return Outcome.failed(job.key, error, time.perf_counter() - started)
-    status, seconds = "done" if todo else "present", time.perf_counter() - started
-    return Outcome(job.key, status, seconds, voxels=voxels, left_out=left_out)
+    told = {"seconds": time.perf_counter() - started, "voxels": voxels, "left_out": left_out}
+    if failed:
+        return Outcome.of_methods(job, failed, **told)
+    return Outcome(job.key, "done" if todo else "present", **told)
 
 
 def keep_failure(out: Path, outcome: Outcome) -> None:
-    """Write down a failure, for `group` and for the user; a full disk has no room for it."""
+    """Write down a failure, for `group` and for the user; a full disk has no room for it.
+
+    That of a method has a file of its own; that of a scan takes the place of those.
+    """
     try:
-        state.write_atomically(_failed_file(out, outcome.key), asdict(outcome))
+        if not outcome.failures:
+            shutil.rmtree(out / state.STATE / state.FAILED / outcome.key, ignore_errors=True)
+            state.write_atomically(state.failed_file(out, outcome.key), asdict(outcome))
+        for method, one in outcome.failures.items():
+            told = asdict(replace(one, key=outcome.key, attempts=outcome.attempts))
+            file = state.failed_file(out, outcome.key, method)
+            state.write_atomically(file, told | {"method": method})
     except OSError as error:
         if not state.out_of_room(error):
             raise
 
 
-def _failed_file(out: Path, key: str) -> Path:
-    return out / state.STATE / state.FAILED / f"{key}.json"
+def _forget_failures(job: Job, failed: Collection[str]) -> None:
+    """Remove what is written of failures of the scan and of its methods that are done by now."""
+    state.failed_file(job.out, job.key).unlink(missing_ok=True)
+    for method in job.options.methods:
+        if method not in failed:
+            state.failed_file(job.out, job.key, method).unlink(missing_ok=True)
 
 
-def _make(job: Job, todo: Mapping[str, str]) -> tuple[int, dict[str, str]]:
-    """Make the maps of some methods and mark them; return voxels and what was left out."""
+def _make(job: Job, todo: Mapping[str, str]) -> tuple[int, dict[str, str], dict[str, Outcome]]:
+    """Make the maps of some methods, mark them; return voxels, what was left out and failed."""
     from .summary import methods_summary, quality_of
 
     work, started = job.out / state.STATE / state.WORK / job.key, time.perf_counter()
@@ -58,7 +77,10 @@ def _make(job: Job, todo: Mapping[str, str]) -> tuple[int, dict[str, str]]:
         work.mkdir(parents=True)
         scan = _prepared(job)
         made = make_maps(scan, job.options, list(todo))
-        files = _write(job, scan, made, list(todo), work)
+        worked = [method for method in todo if method not in made.failed]
+        if not worked:
+            return 0, {}, made.failed
+        files = _write(job, scan, made, worked, work)
         told = {
             "acquisition": scan.acquisition.describe(),
             "quality": quality_of(scan, made.maps),
@@ -67,13 +89,13 @@ def _make(job: Job, todo: Mapping[str, str]) -> tuple[int, dict[str, str]]:
         summaries = methods_summary(made.maps)
         _publish(job, work, files)
         told["seconds"] = round(time.perf_counter() - started, 3)
-        for method, wanted in todo.items():
+        for method in worked:
             own = {"left_out": made.left_out.get(method), "metrics": summaries.get(method, {})}
-            _mark(job, method, wanted, files[method], told | own)
+            _mark(job, method, todo[method], files[method], told | own)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     assert scan.mask is not None
-    return int(scan.mask.sum()), made.left_out
+    return int(scan.mask.sum()), made.left_out, made.failed
 
 
 def _prepared(job: Job) -> Scan:
@@ -117,44 +139,80 @@ class Made:
     Attributes
     ----------
     maps : list of MapSet
-        Of all models together, and of each other method: they share names of metrics.
+        Of all models together, or of each if one failed, and of each other method: they share
+        names of metrics.
     enhanced : Enhanced or None
     left_out : dict of str to str
         Methods that the scan does not allow, and why.
+    failed : dict of str to Outcome
+        Methods that ended in an error.
     """
 
     maps: list[MapSet]
     enhanced: Enhanced | None
     left_out: dict[str, str]
+    failed: dict[str, Outcome]
 
 
 def make_maps(scan: Scan, options: Options, methods: Sequence[str]) -> Made:
-    """Make what some methods make of a scan that is prepared."""
-    from ..fitting import fit
+    """Make what some methods make of a scan that is prepared; an error stops no other method."""
+    failed: dict[str, Outcome] = {}
+    left_out: dict[str, str] = {}
+    made: dict[str, Any] = {}
+    allowed: list[str] = []
+    for name in methods:
+        with _caught(name, failed):
+            if lacks := _lacking(name, scan, options):
+                left_out[name] = lacks
+            else:
+                allowed.append(name)
+    models = [name for name in allowed if name not in OTHERS]
+    maps = _fits(scan, options, models, failed)
+    answered = {*failed, *(name for one in maps for name in one.provenance)}
+    empty = [name for name in models if name not in answered]
+    left_out |= dict.fromkeys(empty, "no voxel has a usable signal")
+    for name in (name for name in allowed if name in OTHERS):
+        with _caught(name, failed):
+            made[name] = OTHERS[name].run(scan, options)
+    enhanced = made.pop(ENHANCE, None)
+    return Made([*maps, *made.values()], enhanced, left_out, failed)
+
+
+@contextmanager
+def _caught(method: str, failed: dict[str, Outcome]) -> Iterator[None]:
+    """Put an error of a method among those that failed."""
+    try:
+        yield
+    except Exception as error:
+        failed[method] = Outcome.failed(method, error)
+
+
+def _lacking(name: str, scan: Scan, options: Options) -> str:
+    """Say what a scan lacks for a method; empty if nothing."""
     from ..fitting.estimate import missing
     from ..fitting.options import Options as FitOptions
     from ..models import get
 
-    left_out, models, others = {}, [], []
-    fit_options = FitOptions(**options.fit)
-    for name in methods:
-        if name in OTHERS:
-            lacks = OTHERS[name].missing(scan, options)
-        else:
-            lacks = "; ".join(missing(get(name), scan.acquisition, fit_options))
-            lacks = lacks and f"needs {lacks}"
-        if lacks:
-            left_out[name] = lacks
-        else:
-            (others if name in OTHERS else models).append(name)
-    maps: list[MapSet] = []
-    if models:
-        maps.append(fit(scan, models, device=options.device, **options.fit))
-        empty = [name for name in models if name not in maps[0].provenance]
-        left_out |= dict.fromkeys(empty, "no voxel has a usable signal")
-    made: dict[str, Any] = {name: OTHERS[name].run(scan, options) for name in others}
-    enhanced = made.pop(ENHANCE, None)
-    return Made([*maps, *made.values()], enhanced, left_out)
+    if name in OTHERS:
+        return OTHERS[name].missing(scan, options)
+    lacks = "; ".join(missing(get(name), scan.acquisition, FitOptions(**options.fit)))
+    return lacks and f"needs {lacks}"
+
+
+def _fits(
+    scan: Scan, options: Options, models: Sequence[str], failed: dict[str, Outcome]
+) -> list[MapSet]:
+    """Fit models together, which reads the scan once; each alone if one of them fails."""
+    from ..fitting import fit
+
+    if len(models) > 1:
+        with suppress(Exception):
+            return [fit(scan, models, device=options.device, **options.fit)]
+    maps = []
+    for name in models:
+        with _caught(name, failed):
+            maps.append(fit(scan, [name], device=options.device, **options.fit))
+    return maps
 
 
 def _publish(job: Job, work: Path, files: Mapping[str, Sequence[str]]) -> None:

@@ -22,12 +22,11 @@ from ..codebooks.network import Codebook
 from ..codebooks.slices import Loaded, open_codebook
 from ..codebooks.standard import settle
 from ..errors import InputError
-from ..files import staged
 from ..io.bids import ScanFiles
 from ..training.codebook import prior_loss
 from ..training.examples import ExampleConfig
 from ..training.head import labelled, teach_from
-from ..training.recipe import CALIBRATION, LATER, RUN, small
+from ..training.recipe import CALIBRATION, LATER, hold, small
 from ..training.relabel import strange_labels
 from ..weights import save
 from .cards import calibrated, card_of
@@ -281,17 +280,4 @@ def _begin(job: Job, scans: Sequence[ScanFiles], loaded: Loaded, folder: Path) -
     inputs.update(f"{sorted(job.held_out)} {job.plan.reading} {job.plan.maps}".encode())
     scheme = job.plan.target.acquisition.digest
     told = {"scans": inputs.hexdigest(), "scheme": scheme, "start": loaded.card.sha256}
-    told = json.loads(json.dumps(job.told() | told))
-    file = folder / RUN
-    if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        before.pop(TOOK, None)
-        if other := sorted(k for k in {*told, *before} if told.get(k) != before.get(k)):
-            raise InputError(
-                f"this training was begun with other {', '.join(other)}",
-                "Go on with the same, or give another folder (--out).",
-                file=folder,
-            )
-        return
-    with staged(folder) as stage:
-        (stage / RUN).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    hold(json.loads(json.dumps(job.told() | told)), folder, apart=TOOK)

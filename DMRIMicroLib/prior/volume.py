@@ -7,6 +7,7 @@ tells (`codebooks.recalibrate`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -163,10 +164,10 @@ class Volume:
         progress: Progress = lambda share: None,
     ) -> Habits:
         """Find by how much real tissue differs from what is expected; see `codebooks.apart`."""
-        slab, done = self.slab(), [0]
+        slab, calls = self.slab(), itertools.count()
 
         def asked(shown: Volumes, wanted: Volumes) -> list[Said]:
-            began, done[0] = done[0], done[0] + 1
+            began = next(calls)
             expected = slab.of_volumes(shown).prior(
                 network, lambda share: progress((began + share) / (2 * HALVINGS)), features=False
             )

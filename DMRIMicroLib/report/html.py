@@ -10,7 +10,7 @@ import numpy as np
 
 from ..files import staged
 from ..maps import MapSet
-from ..page import pages
+from ..page import rendered
 from ..scan import Scan
 from ..version import __version__
 from . import figures
@@ -20,7 +20,7 @@ from .quality import RESIDUAL_B, Quality, assess
 from .sections import general_notes, sections
 
 FILE = "report.html"
-TEMPLATE = "report.html.j2"
+TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 MOST_LISTED = 20
 """Slices named in the table."""
@@ -54,21 +54,18 @@ def write_report(scan: Scan, maps: MapSet, folder: str | Path) -> Path:
 def render(scan: Scan, maps: MapSet) -> str:
     """Return the report as HTML."""
     quality = assess(scan, maps)
-    return (
-        pages(Path(__file__).parent)
-        .get_template(TEMPLATE)
-        .render(
-            scan=scan,
-            version=__version__,
-            made=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
-            facts=list(_facts(scan, maps)),
-            quality=quality,
-            checks=list(_checks(quality)),
-            directions=figures.to_png(figures.directions(scan.acquisition)),
-            signal=figures.to_png(figures.volume_signal(scan.acquisition, quality)),
-            notes=general_notes(scan, maps),
-            models=sections(maps),
-        )
+    return rendered(
+        TEMPLATE,
+        scan=scan,
+        version=__version__,
+        made=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+        facts=list(_facts(scan, maps)),
+        quality=quality,
+        checks=list(_checks(quality)),
+        directions=figures.to_png(figures.directions(scan.acquisition)),
+        signal=figures.to_png(figures.volume_signal(scan.acquisition, quality)),
+        notes=general_notes(scan, maps),
+        models=sections(maps),
     )
 
 

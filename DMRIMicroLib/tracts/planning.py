@@ -235,11 +235,9 @@ def _opposite(
     if not free.any():
         return midline, free, ["no contralateral region: it lies outside the mask"]
     if midline.likeness < LEAST_LIKENESS:
-        told = (
-            f"the two halves of the brain are alike by {midline.likeness:.2f} only (1 is the same)"
-        )
-        told += ": look at the contralateral region in the picture before you trust it"
-        return midline, free, [told]
+        alike = f"the two halves of the brain are alike by {midline.likeness:.2f} only"
+        look = "look at the contralateral region in the picture before you trust it"
+        return midline, free, [f"{alike} (1 is the same): {look}"]
     return midline, free, []
 
 

@@ -12,14 +12,14 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ..page import pages
+from ..page import rendered
 from ..version import __version__
 from .planning import NOTICE, Picture, Plan, Tissue
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TEMPLATE = "planning.html.j2"
+TEMPLATE = Path(__file__).with_name("planning.html.j2")
 DPI = 110
 
 PLANES = (
@@ -41,20 +41,17 @@ NEAREST_DRAWN = 6
 
 def render(plan: Plan) -> str:
     """Return the page as HTML."""
-    return (
-        pages(Path(__file__).parent)
-        .get_template(TEMPLATE)
-        .render(
-            plan=plan,
-            notice=NOTICE,
-            version=__version__,
-            facts=list(_facts(plan)),
-            notes=plan.notes,
-            tissue=list(_rows(plan.tissue)),
-            colours=bundle_colours(plan),
-            outlines=OUTLINES,
-            picture=_drawn(plan),
-        )
+    return rendered(
+        TEMPLATE,
+        plan=plan,
+        notice=NOTICE,
+        version=__version__,
+        facts=list(_facts(plan)),
+        notes=plan.notes,
+        tissue=list(_rows(plan.tissue)),
+        colours=bundle_colours(plan),
+        outlines=OUTLINES,
+        picture=_drawn(plan),
     )
 
 

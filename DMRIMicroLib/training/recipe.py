@@ -317,16 +317,25 @@ def _quantile(values: Tensor, share: float) -> float:
 
 def begin(recipe: Recipe, folder: Path) -> None:
     """Write the settings, or hold them to those that the training was begun with."""
+    hold(recipe.told(), folder, "settings: ")
+
+
+def hold(told: dict[str, Any], folder: Path, what: str = "", apart: str = "") -> None:
+    """Write what a training depends on, or hold it to what it was begun with.
+
+    `what` stands before the names of what differs; the field `apart` of the file may differ.
+    """
     file = folder / RUN
-    told = recipe.told()
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         other = sorted(
-            k for k in {*told, *before} if (told.get(k) or None) != (before.get(k) or None)
+            k
+            for k in {*told, *before} - {apart}
+            if (told.get(k) or None) != (before.get(k) or None)
         )
         if other:
             raise InputError(
-                f"this training was begun with other settings: {', '.join(other)}",
+                f"this training was begun with other {what}{', '.join(other)}",
                 "Go on with the same, or give another folder (--out).",
                 file=folder,
             )

@@ -33,7 +33,7 @@ from .rish_latent import TRANSLATED, train_latent
 from .rish_measure import nmse
 from .rish_recipe import RishRecipe
 from .rish_run import Progress, Run
-from .rish_stream import keep, kept, said_of
+from .rish_stream import fine_of, kept, said_of
 
 SIMULATED = "simulated from"
 """How `RishRecipe.data` of simulated pairs begins; the heads follow."""
@@ -82,7 +82,7 @@ def train_rish(
     ----------
     recipe : RishRecipe
     files : sequence of path
-        Pairs (`rish_pairs.make_pairs`, or `rish.data.from_bids`); the last tenth is held out.
+        Pairs (`rish_pairs.make_pairs`, or `rish.own.from_bids`); the last tenth is held out.
     folder : path
         For stages, weights and card.
     version : str
@@ -117,18 +117,15 @@ def train_rish(
 def about(name: str, setting: Setting, data: str) -> str:
     """Tell what a method does, and what it learned from: `RishRecipe.data`."""
     low, high = setting.edges
-    told = {"method": METHODS[name], "learned": learned_from(data)}
+    told = {"method": METHODS[name], "learned": f"It learned from {origin(data)}."}
     return ABOUT.format(b=setting.b, low=low, high=high, **told)
 
 
-def learned_from(data: str) -> str:
-    """Tell where pairs are from, in a sentence."""
+def origin(data: str) -> str:
+    """Tell where pairs are from: `RishRecipe.data` in words."""
     if data.startswith(SIMULATED):
-        heads = data.removeprefix(SIMULATED).strip()
-        return f"It learned from simulated pairs only (heads: {heads})."
-    if not data:
-        return "It learned from pairs of scans whose origin was not told."
-    return f"It learned from the paired scans of {data}."
+        return f"simulated pairs only (heads: {data.removeprefix(SIMULATED).strip()})"
+    return f"the paired scans of {data}" if data else "pairs of scans whose origin was not told"
 
 
 def _direct(run: Run, name: str) -> nn.Module:
@@ -148,16 +145,9 @@ def _direct(run: Run, name: str) -> nn.Module:
 def _finer(run: Run, network: nn.Module) -> SuperResolution:
     """Train super-resolution on what a method says, which is kept on disk."""
     said = run.folder / SAID
-    said.mkdir(parents=True, exist_ok=True)
-    network.to(run.device)
-    for number, file in enumerate(run.known):
-        run.stop_if_asked()
-        if not (said / file.name).exists():
-            keep(_on_fine(run, network, file), said / file.name)
-        run.tell("finer", 0.0, f"pair {number + 1} of {len(run.known)}")
-    network.cpu()
+    run.keep_said("finer", network, said, lambda file: _on_fine(run, network, file))
     torch.manual_seed(run.recipe.seed_of("finer"))
-    read = said_of(run.setting.units, said)
+    read = said_of(said, fine_of(run.setting.units))
     made = run.learn(
         "finer",
         SuperResolution(**run.recipe.finer),

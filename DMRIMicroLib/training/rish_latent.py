@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..rish.ldm import LatentDiffusion, Sampling
 from ..rish.vqvae import Autoencoder, autoencoder_loss
 from .rish_measure import choose, middles
 from .rish_run import Run
-from .rish_stream import KEPT, Patches, Read, keep, kept
+from .rish_stream import Patches, said_of
 
 SAMPLING = "sampling.json"
 """File of the way of sampling that was chosen, and of the curve."""
@@ -62,38 +61,20 @@ def train_detail(run: Run, network: LatentDiffusion) -> nn.Module:
     """Train what gives back what the autoencoders lose, on translations that are kept on disk."""
     seed = run.recipe.seed_of(DETAIL)
     torch.manual_seed(seed)
-    keep_translations(run, network)
-    stream = run.stream(DETAIL, read=translated(run))
+    folder = run.folder / TRANSLATED
+
+    def translated(file: Path) -> Tensor:
+        low = run.read(file)[0].float().to(run.device)
+        return network.seen(low[None])[0].cpu()
+
+    run.keep_said(DETAIL, network, folder, translated)
+    # `run.read` begins a new memory at every use: pairs stay in that of `said_of` alone
+    stream = run.stream(DETAIL, read=said_of(folder, lambda file: run.read(file)))
     detail = Detail(**run.recipe.detail)
     if not run.begun(DETAIL):
         examples = stream(0)
         detail.begin(next(examples)[:3] for _ in range(SETTLING))
     return run.learn(DETAIL, detail, stream, lambda net, e, step: detail_loss(net, *e[:3]))
-
-
-def keep_translations(run: Run, network: LatentDiffusion) -> None:
-    """Write what `LatentDiffusion.seen` makes of every pair, which takes long, once."""
-    folder = run.folder / TRANSLATED
-    folder.mkdir(parents=True, exist_ok=True)
-    network.to(run.device)
-    for number, file in enumerate(run.known):
-        run.stop_if_asked()
-        if not (folder / file.name).exists():
-            low = run.read(file)[0].float().to(run.device)
-            keep(network.seen(low[None])[0].cpu(), folder / file.name)
-        run.tell(DETAIL, 0.0, f"pair {number + 1} of {len(run.known)}")
-    network.cpu()
-
-
-def translated(run: Run) -> Read:
-    """Return what reads translations, 7 T features and the mask."""
-
-    @lru_cache(maxsize=KEPT)
-    def read(file: Path) -> tuple[Tensor, Tensor, Tensor]:
-        _, high, mask = run.read(file)
-        return kept(run.folder / TRANSLATED / file.name), high, mask
-
-    return read
 
 
 def _chosen(run: Run, network: LatentDiffusion) -> tuple[Sampling, list[dict]]:

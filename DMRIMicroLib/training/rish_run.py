@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import Cancelled
 from ..rish.units import Setting
 from .recipe import training_loop
 from .rish_recipe import RishRecipe
-from .rish_stream import Patches, Read, Stream, pairs_of, stream_of
+from .rish_stream import Patches, Read, Stream, keep, pairs_of, stream_of
 
 Progress = Callable[[float, str], None]
 
@@ -88,6 +88,19 @@ class Run:
         if stopped[0]:
             raise Cancelled("Stopped; the same command goes on from the last checkpoint.")
         return network.cpu().eval().requires_grad_(False)
+
+    def keep_said(
+        self, stage: str, network: nn.Module, folder: Path, say: Callable[[Path], Tensor]
+    ) -> None:
+        """Write what a network says of every pair, which takes long, once; `say` asks it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        network.to(self.device)
+        for number, file in enumerate(self.known):
+            self.stop_if_asked()
+            if not (folder / file.name).exists():
+                keep(say(file), folder / file.name)
+            self.tell(stage, 0.0, f"pair {number + 1} of {len(self.known)}")
+        network.cpu()
 
     def tell(self, stage: str, share: float, text: str) -> None:
         """Tell how far a stage is."""

@@ -67,13 +67,23 @@ def pairs_of(units: Units) -> Read:
     return read
 
 
-def said_of(units: Units, said: Path) -> Read:
-    """Return what reads a method's answers, kept in a folder, 7 T features and the fine mask."""
+def fine_of(units: Units) -> Read:
+    """Return what reads 3 T features, 7 T features on the fine grid, and its mask."""
+
+    def read(file: Path) -> tuple[Tensor, Tensor, Tensor]:
+        pair = load_pair(file)
+        low, _, fine = pair.to_network(units)
+        return low.half(), fine.half(), pair.fine_mask
+
+    return read
+
+
+def said_of(said: Path, pairs: Read) -> Read:
+    """Return what reads a network's answers, kept in a folder, in place of 3 T features."""
 
     @lru_cache(maxsize=KEPT)
     def read(file: Path) -> tuple[Tensor, Tensor, Tensor]:
-        pair = load_pair(file)
-        return kept(said / file.name), pair.to_network(units)[2].half(), pair.fine_mask
+        return kept(said / file.name), *pairs(file)[1:]
 
     return read
 
