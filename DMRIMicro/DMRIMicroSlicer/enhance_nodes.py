@@ -19,7 +19,7 @@ from DMRIMicroLib.scan import Scan
 from .attributes import ENHANCED_BY
 from .background import Steps
 from .nodes import adding_scan, unique_name, window_of
-from .results import DEVIATION_OF, GREY, PROVENANCE, remove
+from .results import DEVIATION_OF, GREY, PROVENANCE, mark_scan, remove
 from .worker import ENHANCED
 
 KEY = "enhance"
@@ -147,6 +147,7 @@ def _mark(node, made: Made, source: Source) -> None:
         told = f"Standard deviation over {draws} draws, of the weighted volumes (rms). {told}"
     node.SetDescription(told)
     node.SetAttribute(ENHANCED_BY, method)
+    mark_scan(node, source.node_id)
     node.SetAttribute(PROVENANCE, json.dumps({KEY: made.provenance}, ensure_ascii=False))
 
 

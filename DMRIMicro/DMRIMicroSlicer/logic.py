@@ -76,7 +76,7 @@ class DMRIMicroLogic(NetworkVerbs, EnhanceVerbs, TractVerbs, BundleVerbs):
         preparing = {name: options.pop(name) for name in PREPARATIONS if name in options}
         scan = prepared(scan_from_node(dwiNode, maskNode, segmentID), progress, preparing)
         maps = fit(scan, _names(models), device=device, progress=progress, **options)
-        nodes = show_maps(maps, scan.name)
+        nodes = show_maps(maps, scan.name, dwiNode.GetID())
         tell(fit_notes(maps))
         return nodes
 
@@ -104,7 +104,7 @@ class DMRIMicroLogic(NetworkVerbs, EnhanceVerbs, TractVerbs, BundleVerbs):
         lacking = partial(suitability.lacks, options=options)
         scan, masked = open_node(dwiNode, maskNode, segmentID)
         chosen, notes = choose(_names(models), scan.acquisition, lacking)
-        name = scan.name  # the node may be gone when the fit ends
+        name, node_id = scan.name, dwiNode.GetID()  # the node may be gone when the fit ends
         return start_fit(
             scan.with_notes(*notes),
             chosen,
@@ -112,7 +112,7 @@ class DMRIMicroLogic(NetworkVerbs, EnhanceVerbs, TractVerbs, BundleVerbs):
             device=device,
             options=options,
             on_progress=onProgress,
-            on_done=shows(lambda maps: showing_maps(maps, name), onDone, onError, onNote),
+            on_done=shows(lambda maps: showing_maps(maps, name, node_id), onDone, onError, onNote),
             on_error=onError,
         )
 

@@ -139,10 +139,10 @@ def suitability(offered: Offer, acquisition=None) -> Suitability:
     return Suitability(cautions=tuple(cautions), prior_driven=leaning)
 
 
-def showing(method: Method, maps, scan_name: str, *, uncertainty: bool) -> Steps:
+def showing(method: Method, maps, scan_name: str, scan_id: str, *, uncertainty: bool) -> Steps:
     """Add a method's maps to the scene, named apart from a fit's: ``"<scan> codebook FA"``."""
     shown = {}
     for name, item in maps.items():
         label = method.labels.get(name, name)
         shown[label] = item if uncertainty else replace(item, uncertainty=None)
-    return showing_maps(replace(maps, maps=shown), f"{scan_name} {method.name}")
+    return showing_maps(replace(maps, maps=shown), f"{scan_name} {method.name}", scan_id)

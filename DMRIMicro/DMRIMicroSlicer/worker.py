@@ -15,7 +15,7 @@ from DMRIMicroLib.errors import InputError
 from . import attributes
 from .job import OUTPUT, FitJob
 from .library import LIBRARY, library_parent
-from .notes import with_notes
+from .notes import of_scan, with_notes
 
 SWITCHES = {
     "method": "--method",
@@ -92,14 +92,14 @@ def start_maps(
     """
     from DMRIMicroLib.maps import MapSet
 
-    notes = scan.notes  # the files that the worker reads do not hold them
+    name, notes = scan.name, scan.notes  # the files that the worker reads do not hold them
     asked = [*words, *switches(options or {}), "--no-report"]
 
     def write(folder: Path) -> list[str]:
         return [*scan_words(masked(scan), folder), "--out", str(folder / OUTPUT), *asked]
 
     def read(maps_folder: Path) -> MapSet:
-        return with_notes(MapSet.load(maps_folder), notes)
+        return with_notes(of_scan(MapSet.load(maps_folder), name), notes)
 
     return start_worker(verb, write, read, device=device, **callbacks)
 
