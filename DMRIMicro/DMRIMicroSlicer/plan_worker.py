@@ -62,11 +62,12 @@ def start_plan(
     region, images = region_later(lesion), images_later(asked["images"])
     lines = {name: lines_later(node) for name, node in bundles.items()}
     wanted = Path(folder) if folder is not None else None
-    beside = scene_folder()
+    beside, called = scene_folder(), {}
 
     def write(place: Path) -> list[str]:
         maps.settled(maps.maps).save(place / "source")
         found = region()
+        called["lesion"] = found.name  # the worker reads it from a file, which may not be called so
         file = write_region(found, place / f"{file_name(found.name)}.nii")
         words = [str(place / "source"), file, "--out", str(place / OUTPUT)]
         for k, (name, read_lines) in enumerate(lines.items()):
@@ -80,7 +81,7 @@ def start_plan(
         told = json.loads((made / "planning.json").read_text(encoding="utf-8"))
         page = keep(made, wanted or new_folder(beside, told["facts"]["lesion"]))
         return SimpleNamespace(
-            facts=told["facts"],
+            facts=told["facts"] | called,
             notes=told["notes"],
             bundles=[SimpleNamespace(**one) for one in told["bundles"]],
             tissue=[SimpleNamespace(**one) for one in told["tissue"]],
