@@ -139,8 +139,16 @@ def node_from_scan(scan: Scan, name: str | None = None, node=None):
     return at_once(adding_scan(scan, name, node))
 
 
-def adding_scan(scan: Scan, name: str | None = None, node=None) -> Steps:
-    """Do as `node_from_scan`, bit by bit; given up before the end, add nothing."""
+def adding_scan(
+    scan: Scan,
+    name: str | None = None,
+    node=None,
+    progress: Callable[[float], None] | None = None,
+) -> Steps:
+    """Do as `node_from_scan`, bit by bit; given up before the end, add nothing.
+
+    `progress` gets the share of the signal that is copied, in the thread that does it.
+    """
     if not (scan.acquisition.bvals > scan.acquisition.b0_threshold).any():
         raise InputError(
             "no volume of this scan is diffusion-weighted", "Slicer cannot store it as a DWI."
@@ -149,7 +157,7 @@ def adding_scan(scan: Scan, name: str | None = None, node=None) -> Steps:
     if fresh:
         node = slicer.vtkMRMLDiffusionWeightedVolumeNode()
         node.SetName(unique_name(name or scan.name))
-    image, window = yield from _image(scan)
+    image, window = yield from _image(scan, progress)
     _fill(node, scan, image)
     if fresh:
         _add_display(node, window)
@@ -172,7 +180,7 @@ def unique_name(name: str) -> str:
     return slicer.mrmlScene.GenerateUniqueName(name) if taken else name
 
 
-def _image(scan: Scan) -> Steps:
+def _image(scan: Scan, progress: Callable[[float], None] | None) -> Steps:
     """Make an image that holds the signal; return it, and a window for its first volume."""
     image = vtk.vtkImageData()
     image.SetDimensions(*scan.shape)
@@ -183,6 +191,8 @@ def _image(scan: Scan) -> Steps:
     def copy() -> tuple[float, float]:  # into memory that VTK has made: it may take seconds
         for block, part in read(scan.signal, np.arange(len(scan.acquisition)), scan.source):
             held[..., block] = part
+            if progress:
+                progress(block.stop / len(scan.acquisition))
         return window_of(held[..., 0])
 
     window = yield copy

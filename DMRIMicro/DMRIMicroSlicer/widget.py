@@ -57,7 +57,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.messages = Messages(self.ui.logText)
         self.of_scan = ScanChoices(self.ui, self.messages)
         self.work = Work(self.ui, self.messages, self._show_running)
-        self.importing = ImportButton(self.ui, self.logic, self.messages, self._ready)
+        self.importing = ImportButton(self.ui, self.logic, self.messages, self.work, self._ready)
         self.sections = [
             section(self.ui, self.logic, self._on_choice, self.onSection)
             for section in (EnhanceSection, TractSection, PlanSection)
