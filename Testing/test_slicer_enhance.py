@@ -268,7 +268,7 @@ def test_a_failure_late_takes_everything_back(logic, monkeypatch):
         raise RuntimeError("no")
 
     dwi, mask = scan_node(), full_mask()
-    monkeypatch.setattr(enhance_nodes, "_file_beside", refuse)
+    monkeypatch.setattr(enhance_nodes, "file_beside", refuse)
     before = ss.count_nodes()
     with pytest.raises(RuntimeError):
         logic.enhance(dwi, resolution="keep", maskNode=mask, **PLAIN)

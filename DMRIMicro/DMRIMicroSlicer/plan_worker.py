@@ -16,6 +16,7 @@ import slicer
 from DMRIMicroLib.errors import InputError
 
 from .background import Steps
+from .hierarchy import file_nodes
 from .job import OUTPUT, FitJob
 from .map_nodes import images_later
 from .region_nodes import region_later
@@ -62,7 +63,7 @@ def start_plan(
     region, images = region_later(lesion), images_later(asked["images"])
     lines = {name: lines_later(node) for name, node in bundles.items()}
     wanted = Path(folder) if folder is not None else None
-    beside, called = scene_folder(), {}
+    beside, called, scan_name = scene_folder(), {}, maps.name
 
     def write(place: Path) -> list[str]:
         maps.settled(maps.maps).save(place / "source")
@@ -94,6 +95,7 @@ def start_plan(
         tables = show_plan(plan, plan.notice)
         for table in tables:
             table.SetAttribute(PAGE, str(plan.page))
+        file_nodes(tables, scan_name)
         return tables
 
     return start_worker(

@@ -16,6 +16,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 from . import flags
 from .background import Steps, at_once
 from .geometry import remember_axes
+from .hierarchy import file_nodes
 from .nodes import unique_name
 
 PROVENANCE = "DMRIMicro.provenance"
@@ -239,22 +240,12 @@ def _coded_unit(unit: str):
 
 def _file_all(scan_name: str, shown: dict[str, list]) -> Steps:
     """Put the nodes into the scan's folder, those of several models into a folder each."""
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    top = _folder(hierarchy, hierarchy.GetSceneItemID(), f"{scan_name} microstructure")
     for model, nodes in shown.items():
-        folder = top if len(shown) == 1 else _folder(hierarchy, top, model)
-        for node in filter(slicer.mrmlScene.IsNodePresent, nodes):  # the user may remove some
-            prior_driven = node.GetAttribute(PRIOR_DRIVEN) is not None
-            place = _folder(hierarchy, folder, PRIOR_FOLDER) if prior_driven else folder
-            # without the application nobody makes the items
-            item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(place, node)
-            hierarchy.SetItemParent(item, place)
+        folders = [] if len(shown) == 1 else [model]
+        for node in nodes:
+            leans = node.GetAttribute(PRIOR_DRIVEN) is not None
+            file_nodes([node], scan_name, *folders, *([PRIOR_FOLDER] if leans else []))
             yield
-
-
-def _folder(hierarchy, parent: int, name: str) -> int:
-    """Return the folder of that name under `parent`, a new one if there is none."""
-    return hierarchy.GetItemChildWithName(parent, name) or hierarchy.CreateFolderItem(parent, name)
 
 
 def remove(node) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .background import Steps
+from .hierarchy import file_nodes
 from .job import OUTPUT, FitJob
 from .map_nodes import images_later, trimmed
 from .region_nodes import region_later
@@ -76,7 +77,9 @@ def start_tracts(
 
     def show(lines) -> Steps:
         look = maps.looks.get(asked.colour_by)
-        return [(yield from showing_lines(lines, f"{maps.name} tracts", look, asked.colour_by))]
+        node = yield from showing_lines(lines, f"{maps.name} tracts", look, asked.colour_by)
+        file_nodes([node], maps.name)
+        return [node]
 
     return start_worker(
         "tracts",
