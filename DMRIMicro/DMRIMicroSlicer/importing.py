@@ -10,6 +10,7 @@ from .background import Steps
 from .nodes import adding_scan
 from .notes import tell
 from .thread_job import News, ThreadJob
+from .words import _
 
 
 def read_scan(path: str, files: Mapping[str, Any], progress: Callable | None = None):
@@ -38,11 +39,11 @@ def start_import(
     on_note: Callable[[str], None] | None,
 ) -> ThreadJob:
     """Import without keeping the window; see `DMRIMicroLogic.startImportNifti`."""
-    news, name = News(), Path(path).name
-    news.tell(0.0, f"Reading {name}")
+    news, told = News(), _("Reading {file}").format(file=Path(path).name)
+    news.tell(0.0, told)
 
     def copied(fraction: float) -> None:
-        news.tell(fraction, f"Reading {name}")
+        news.tell(fraction, told)
 
     def added(scan) -> Steps:
         try:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from .background import Background
 from .job_base import Job
-from .process import WorkerError, begin, complaint, kill_tree
+from .process import WorkerError, begin, complaint, kill_tree, sentences
+from .words import _
 
 OUTPUT = "maps"
 """Folder in that of a job where the worker puts what it made."""
@@ -54,7 +55,7 @@ class FitJob(Job):
     ) -> None:
         super().__init__(**callbacks)
         self.folder, self._read, self._env = Path(folder), read, env
-        self._seen = 0
+        self._seen, self._said = 0, sentences()
         self._process: subprocess.Popen | None = None
         if write is None:
             try:
@@ -108,18 +109,16 @@ class FitJob(Job):
     # What they need; `_start` and `_result` are called in a thread
 
     def _start(self, command: Sequence[str]) -> None:
-        self._process = begin(command, self._out, self._err, self._env)
+        self._process = begin(command, self._out, self._err, self._env, self._said)
 
     def _result(self, code: int) -> object:
         try:
             if code:
-                raise WorkerError(complaint(code, self._err))
+                raise WorkerError(complaint(code, self._err, self._said))
             try:
                 return self._read(self.folder / OUTPUT)
             except Exception as error:
-                raise WorkerError(
-                    f"The fit ended, but its result cannot be used: {error}"
-                ) from error
+                raise WorkerError(self._said["result"].format(error=error)) from error
         finally:
             self._clean()
 
@@ -142,9 +141,11 @@ class FitJob(Job):
     def _lose(self, error: OSError) -> None:
         """End a job whose folder is gone or full, which no later look could mend."""
         self._fail(
-            f"The temporary folder of the fit cannot be used any more ({error}). "
-            "Free some space and press Apply again; if something empties the temporary folder, "
-            f"let it spare {self.folder.parent}."
+            _(
+                "The temporary folder of the fit cannot be used any more ({error}). Free some "
+                "space and press Apply again; if something empties the temporary folder, let it "
+                "spare {folder}."
+            ).format(error=error, folder=self.folder.parent)
         )
 
     def _stop(self) -> None:

@@ -33,6 +33,7 @@ from .geometry import (
     world_affine,
 )
 from .masks import mask_later
+from .words import _
 
 DWI_CLASS = "vtkMRMLDiffusionWeightedVolumeNode"
 
@@ -90,8 +91,10 @@ def open_node(
     signal = _array(node)
     if signal.shape[3] != len(acquisition):
         raise InputError(
-            f"'{node.GetName()}' has {signal.shape[3]} volumes and {len(acquisition)} gradients",
-            "Load the diffusion scan again; something has cut one of them.",
+            _("'{node}' has {volumes} volumes and {gradients} gradients").format(
+                node=node.GetName(), volumes=signal.shape[3], gradients=len(acquisition)
+            ),
+            _("Load the diffusion scan again; something has cut one of them."),
         )
     affine = world_affine(node)
     notes += _transform_notes(node) + _enhanced_notes(node)
@@ -110,13 +113,18 @@ def acquisition_from_node(node) -> Acquisition:
 def _read_acquisition(node) -> tuple[Acquisition, tuple[str, ...]]:
     """Read the acquisition, and what had to be recognised on the way."""
     if node is None or not node.IsA(DWI_CLASS):
-        kind = "nothing" if node is None else f"'{node.GetName()}', a {node.GetClassName()}"
+        kind = _("nothing")
+        if node is not None:
+            kind = _("'{node}', a {kind}").format(node=node.GetName(), kind=node.GetClassName())
         raise InputError(
-            f"a diffusion-weighted volume is expected, got {kind}",
-            "Load a DWI NRRD, or import NIfTI with bval and bvec in this module.",
+            _("a diffusion-weighted volume is expected, got {kind}").format(kind=kind),
+            _("Load a DWI NRRD, or import NIfTI with bval and bvec in this module."),
         )
     if node.GetNumberOfGradients() == 0 or node.GetImageData() is None:
-        raise InputError(f"'{node.GetName()}' holds no diffusion data", "Load the scan again.")
+        raise InputError(
+            _("'{node}' holds no diffusion data").format(node=node.GetName()),
+            _("Load the scan again."),
+        )
     check_axes(node)
     turn = rotation(node) @ frame_matrix(node)
     gradients = vtk_to_numpy(node.GetDiffusionGradients()).astype(np.float64) @ turn.T
@@ -151,7 +159,7 @@ def adding_scan(
     """
     if not (scan.acquisition.bvals > scan.acquisition.b0_threshold).any():
         raise InputError(
-            "no volume of this scan is diffusion-weighted", "Slicer cannot store it as a DWI."
+            _("no volume of this scan is diffusion-weighted"), _("Slicer cannot store it as a DWI.")
         )
     fresh = node is None
     if fresh:
@@ -243,8 +251,8 @@ def _read_back(node, gradients: NDArray, bvals: NDArray) -> None:
         or not np.allclose(kept_b, bvals, rtol=0, atol=B_NEAR)
     ):
         raise InputError(
-            f"Slicer did not keep the gradients of '{node.GetName()}'",
-            "Please report this with the bval and bvec files.",
+            _("Slicer did not keep the gradients of '{node}'").format(node=node.GetName()),
+            _("Please report this with the bval and bvec files."),
         )
 
 

@@ -25,6 +25,7 @@ from .table_nodes import show_plan
 from .tract_inputs import Maps
 from .tract_nodes import lines_later
 from .tract_worker import write_region
+from .words import _
 from .worker import start_worker
 
 PAGE = "DMRIMicro.page"
@@ -59,7 +60,7 @@ def start_plan(
         Of the page; next to the scene, or a new temporary one, if None.
     """
     if maps.maps is None:
-        raise InputError("there are no maps", "Fit the tensor first, and choose it.")
+        raise InputError(_("there are no maps"), _("Fit the tensor first, and choose it."))
     region, images = region_later(lesion), images_later(asked["images"])
     lines = {name: lines_later(node) for name, node in bundles.items()}
     wanted = Path(folder) if folder is not None else None

@@ -16,6 +16,7 @@ from .region_nodes import region_later
 from .steps import shows
 from .tract_inputs import Maps, Tracking
 from .tract_nodes import showing_lines
+from .words import _
 from .worker import start_worker
 
 LINES = "lines.vtk"
@@ -95,8 +96,9 @@ def start_tracts(
 def _notes(lines) -> Sequence[str]:
     """Say what the user must know of lines."""
     if len(lines):
-        return [f"{len(lines)} lines; a bundle that was not found may be there all the same"]
-    return ["no line was found: loosen the rules, the regions or the least length"]
+        told = _("{number} lines; a bundle that was not found may be there all the same")
+        return [told.format(number=len(lines))]
+    return [_("no line was found: loosen the rules, the regions or the least length")]
 
 
 def _seeds(maps: Maps, asked: Tracking) -> Callable[[Path], list[str]]:
