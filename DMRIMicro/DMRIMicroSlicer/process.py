@@ -61,7 +61,10 @@ def kill_tree(process: subprocess.Popen) -> None:
     if os.name == "nt":
         # TerminateProcess would leave the children of PythonSlicer, which is only a launcher
         subprocess.run(
-            ["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False
+            ["taskkill", "/F", "/T", "/PID", str(process.pid)],
+            capture_output=True,
+            check=False,
+            creationflags=subprocess.CREATE_NO_WINDOW,
         )
     else:
         try:
