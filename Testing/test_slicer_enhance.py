@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import slicer_scene as ss
-from test_slicer_logic import Heard, full_mask, temporary, wait  # noqa: F401
+from test_slicer_logic import Heard, emptied, full_mask, temporary, wait  # noqa: F401
 
 PLAIN = {"method": "interpolate", "device": "cpu"}
 
@@ -235,7 +235,7 @@ def test_cancel_leaves_scene_and_disk_as_they_were(logic, temporary):  # noqa: F
     job.cancel()
     assert job.poll() == "cancelled"
     assert ss.count_nodes() == before
-    assert list(temporary.iterdir()) == []
+    assert emptied(temporary)
 
 
 def test_what_cannot_run_says_so_in_words(logic, temporary):  # noqa: F811

@@ -197,31 +197,36 @@ class BundleVerbs:
         maps,
         distance: float = 10.0,
         *,
-        metrics: Sequence[str] | None = None,
-        rim: float = 5.0,
-        images: Mapping[str, Any] | None = None,
-        folder: str | Path | None = None,
         onProgress: Callable[[float, str], None] | None = None,
         onDone: Callable[[list], None] | None = None,
         onError: Callable[[str], None] | None = None,
         onNote: Callable[[str], None] | None = None,
+        **rest,
     ) -> FitJob:
         """Do as `structuresAtRisk` in a child process, as `start` fits.
 
         The attribute ``DMRIMicro.page`` of the tables, which `onDone` gets, is the file of the
         page. Without `folder` it lies next to the scene if that has been saved.
+
+        Parameters
+        ----------
+        lesion, tracts, maps, distance
+            As of `structuresAtRisk`.
+        onProgress, onDone, onError, onNote
+            As of `start`.
+        **rest
+            metrics, rim, images, folder as of `structuresAtRisk`.
         """
-        asked = {"metrics": metrics, "distance": distance, "rim": rim, "images": images}
         return start_plan(
             lesion,
             named(tracts),
             Maps.unfitted(maps),
-            asked,
-            folder,
+            distance,
             on_progress=onProgress,
             on_error=onError,
             on_done=onDone,
             on_note=onNote,
+            **rest,
         )
 
     def bundles(self) -> list:

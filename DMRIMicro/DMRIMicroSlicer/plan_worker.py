@@ -39,9 +39,12 @@ def start_plan(
     lesion: Any,
     bundles: Mapping[str, Any],
     maps: Maps,
-    asked: Mapping[str, Any],
-    folder: str | Path | None,
+    distance: float,
     *,
+    metrics: Sequence[str] | None = None,
+    rim: float = 5.0,
+    images: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
     on_progress: Callable[[float, str], None] | None,
     on_error: Callable[[str], None] | None,
     on_done: Callable[[list], None] | None,
@@ -54,14 +57,14 @@ def start_plan(
     lesion : node or (node, str)
     bundles : dict of str to node
     maps : Maps
-    asked : dict
-        metrics, distance, rim, images.
-    folder : path-like or None
-        Of the page; next to the scene, or a new temporary one, if None.
+    distance, metrics, rim, images
+        As of `BundleVerbs.structuresAtRisk`.
+    folder : path-like, optional
+        Of the page; next to the scene, or a new temporary one, by default.
     """
     if maps.maps is None:
         raise InputError(_("there are no maps"), _("Fit the tensor first, and choose it."))
-    region, images = region_later(lesion), images_later(asked["images"])
+    region, further = region_later(lesion), images_later(images)
     lines = {name: lines_later(node) for name, node in bundles.items()}
     wanted = Path(folder) if folder is not None else None
     beside, called, scan_name = scene_folder(), {}, maps.name
@@ -74,10 +77,10 @@ def start_plan(
         words = [str(place / "source"), file, "--out", str(place / OUTPUT)]
         for k, (name, read_lines) in enumerate(lines.items()):
             words += ["--tract", f"{name}={read_lines().save(place / f'bundle{k}.vtk')}"]
-        for name, image in images(place).items():
+        for name, image in further(place).items():
             words += ["--file", f"{name}={image}"]
-        words += ["--distance", str(asked["distance"]), "--rim", str(asked["rim"])]
-        return [*words, *(["--metrics", ",".join(asked["metrics"])] if asked["metrics"] else [])]
+        words += ["--distance", str(distance), "--rim", str(rim)]
+        return [*words, *(["--metrics", ",".join(metrics)] if metrics else [])]
 
     def read(made: Path):
         told = json.loads((made / "planning.json").read_text(encoding="utf-8"))
