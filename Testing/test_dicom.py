@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 import DMRIMicroLib as dm
-from DMRIMicroLib.errors import InputError
+from DMRIMicroLib.errors import Cancelled, InputError
 from DMRIMicroLib.io import dicom
 
 AFFINE = np.array([[-2.0, 0, 0, 20], [0, -2.0, 0, 18], [0, 0, 2.5, -7], [0, 0, 0, 1]])
@@ -91,6 +91,18 @@ def test_a_folder_without_diffusion_is_refused(tmp_path):
     (tmp_path / "note.txt").write_text("nothing here")
     with pytest.raises(InputError, match="no diffusion series was found"):
         dm.load(tmp_path)
+
+
+def test_the_conversion_is_told_of_and_can_be_stopped(series):
+    told = []
+    dm.load(series, progress=lambda *news: told.append(news))
+    assert set(told) == {(0.0, "Converting DICOM")}
+
+    def stop(*_):
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        dm.load(series, progress=stop)
 
 
 def test_two_series_are_refused_by_name(tmp_path):

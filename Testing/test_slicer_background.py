@@ -281,3 +281,36 @@ def test_an_error_in_a_thread_comes_out_of_steps_that_do_not_catch_it():
         at_once(bad())
     with pytest.raises(ZeroDivisionError):
         Turns(bad()).go_on(10.0)
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """What programs a process of Windows would start, and with which flags."""
+    ss.boot()
+    import subprocess
+    from types import SimpleNamespace
+
+    from DMRIMicroSlicer import process
+
+    begun: list[tuple[list[str], int]] = []
+
+    def run(command, creationflags=0, **_):
+        begun.append((list(command), creationflags))
+        return SimpleNamespace(pid=7, wait=lambda seconds: 0)
+
+    names = {"CREATE_NO_WINDOW": 0x08000000, "CREATE_NEW_PROCESS_GROUP": 0x200, "run": run}
+    fake = SimpleNamespace(**{**vars(subprocess), **names, "Popen": run})
+    monkeypatch.setattr(process, "subprocess", fake)
+    monkeypatch.setattr(process, "os", SimpleNamespace(name="nt"))
+    return begun
+
+
+def test_no_console_flashes_on_windows(windows, tmp_path):
+    from DMRIMicroSlicer import process
+
+    files = (tmp_path / "out", tmp_path / "err")
+    process.kill_tree(process.begin(["worker"], *files, None, process.sentences()))
+    (worker, flags), (killer, its_flags) = windows
+    assert worker == ["worker"]
+    assert killer == ["taskkill", "/F", "/T", "/PID", "7"]
+    assert flags & its_flags & 0x08000000

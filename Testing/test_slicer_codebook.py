@@ -105,6 +105,8 @@ def test_the_worker_gives_the_same_maps_and_says_what_they_lean_on(logic, weight
         np.testing.assert_allclose(
             util.arrayFromVolume(node), util.arrayFromVolume(other), rtol=1e-3, atol=1e-6
         )
+    made_of = {n.GetNodeReferenceID("DMRIMicro.scan") for n in (*here, *there.values())}
+    assert made_of == {dwi.GetID()}
     assert "brain codebook FA SD" in there
     assert any("by itself does not determine: MK" in note for note in notes)
     assert list(temporary.iterdir()) == []

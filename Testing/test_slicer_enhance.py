@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import slicer_scene as ss
-from test_slicer_logic import Heard, full_mask, temporary, wait  # noqa: F401
+from test_slicer_logic import Heard, emptied, full_mask, temporary, wait  # noqa: F401
 
 PLAIN = {"method": "interpolate", "device": "cpu"}
 
@@ -235,7 +235,7 @@ def test_cancel_leaves_scene_and_disk_as_they_were(logic, temporary):  # noqa: F
     job.cancel()
     assert job.poll() == "cancelled"
     assert ss.count_nodes() == before
-    assert list(temporary.iterdir()) == []
+    assert emptied(temporary)
 
 
 def test_what_cannot_run_says_so_in_words(logic, temporary):  # noqa: F811
@@ -268,7 +268,7 @@ def test_a_failure_late_takes_everything_back(logic, monkeypatch):
         raise RuntimeError("no")
 
     dwi, mask = scan_node(), full_mask()
-    monkeypatch.setattr(enhance_nodes, "_file_beside", refuse)
+    monkeypatch.setattr(enhance_nodes, "file_beside", refuse)
     before = ss.count_nodes()
     with pytest.raises(RuntimeError):
         logic.enhance(dwi, resolution="keep", maskNode=mask, **PLAIN)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -492,6 +494,16 @@ def test_the_scan_is_prepared_before_a_fit_here_if_asked_for(logic, dwi, monkeyp
     assert seen == [({"degibbs": True, "noise": "pca"}, True)]
     made = json.loads(nodes[0].GetAttribute("DMRIMicro.provenance"))["dti"]
     assert made["notes"] == ["prepared"]
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [("enhance", "startEnhance"), ("structuresAtRisk", "startStructuresAtRisk")],
+)
+def test_what_runs_in_a_process_says_all_its_options(logic, here, there):
+    wanted = set(inspect.signature(getattr(logic, here)).parameters) - {"progress"}
+    told = set(re.findall(r"\w+", getattr(logic, there).__doc__))
+    assert wanted | {"onProgress", "onDone", "onError", "onNote"} <= told
 
 
 def test_a_wrong_model_is_named_before_a_process_starts(logic, dwi, temporary):

@@ -56,6 +56,8 @@ def test_the_worker_gives_the_same_maps(logic, weights, temporary):  # noqa: F81
         np.testing.assert_allclose(
             util.arrayFromVolume(node), util.arrayFromVolume(other), rtol=2e-3, atol=1e-5
         )
+    made_of = {n.GetNodeReferenceID("DMRIMicro.scan") for n in (*here, *there.values())}
+    assert made_of == {dwi.GetID()}
     assert any("pigment: metrics that this acquisition" in note for note in notes)
     assert list(temporary.iterdir()) == []
 

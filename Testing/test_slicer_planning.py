@@ -136,3 +136,70 @@ def test_bundles_of_one_name_are_told_apart():
         nodes = [add("vtkMRMLModelNode", name) for name in ("a", "b", "c", "a 2")]
         nodes[1].SetName("a")
         assert list(named(nodes)) == ["a", "a 2", "c", "a 2 2"]
+
+
+def several(middle, axis, name: str = "drawn"):
+    """Add a segmentation of a ball beside the bundle, "oedema", and a larger one, "tumour"."""
+    node = lesion_at(middle, axis, radius=2.0, name=name)
+    other = lesion_at(middle, axis, radius=4.0, name="other")
+    segments = node.GetSegmentation()
+    segments.GetNthSegment(0).SetName("oedema")
+    ball = other.GetSegmentation().GetNthSegment(0)
+    ball.SetName("tumour")
+    segments.AddSegment(ball, "second")
+    ss.boot().scene.RemoveNode(other)
+    return node
+
+
+def listed(panel) -> list[str]:  # noqa: F811
+    box = panel.ui.lesionSegmentBox
+    return [box.itemText(k) for k in range(box.count())]
+
+
+def test_one_segment_can_be_the_lesion(panel, desktop, opened, temporary):  # noqa: F811
+    nodes, middle, axis = bundle()
+    lesion, ui = several(middle, axis), panel.ui
+    lines = panel.logic.tracts(nodes, count=40)
+    ui.tensorSelector.setCurrentNode(nodes[-1])
+    assert listed(panel) == ["(all together)"]
+    assert not ui.lesionSegmentBox.isEnabled()
+    ui.lesionSelector.setCurrentNode(lesion)
+    assert listed(panel) == ["(all together)", "oedema", "tumour"]
+    ui.lesionSegmentBox.setCurrentIndex(2)
+    assert panel._parameters.lesion_segment == "second"
+    ui.planApplyButton.click()
+    assert panel.job is not None, desktop.shown
+    widget.wait_for(desktop, lambda: panel.job is None, seconds=300)
+    assert desktop.shown == []
+    near, _ = tables(desktop, "drawn:tumour")
+    ((one, _), _), ((first, _), _) = (
+        panel.logic.structuresAtRisk((lesion, key), lines, nodes)
+        for key in ("second", lesion.GetSegmentation().GetNthSegmentID(0))
+    )
+    np.testing.assert_allclose(
+        numbers(near, "distance [mm]"), numbers(one, "distance [mm]"), atol=0.02
+    )
+    assert numbers(first, "distance [mm]")[0] > numbers(one, "distance [mm]")[0] + 1
+
+
+def test_a_segment_that_goes_or_another_lesion_is_not_passed_over(panel, desktop):  # noqa: F811
+    nodes, middle, axis = bundle()
+    panel.logic.tracts(nodes, count=5)
+    lesion, ui = several(middle, axis), panel.ui
+    ui.tensorSelector.setCurrentNode(nodes[-1])
+    ui.lesionSelector.setCurrentNode(lesion)
+    ui.lesionSegmentBox.setCurrentIndex(2)
+    desktop.scene.InvokeEvent(desktop.scene.EndImportEvent)
+    assert ui.lesionSegmentBox.currentText() == "tumour"
+    lesion.GetSegmentation().RemoveSegment("second")
+    panel.enter()
+    assert not ui.planApplyButton.isEnabled()
+    assert "the segment that was chosen is gone" in ui.planApplyButton.toolTip()
+    ui.lesionSegmentBox.setCurrentIndex(0)
+    assert ui.planApplyButton.isEnabled()
+    lesion = several(middle, axis, "again")
+    ui.lesionSelector.setCurrentNode(lesion)
+    ui.lesionSegmentBox.setCurrentIndex(1)
+    ui.lesionSelector.setCurrentNode(several(middle, axis, "third"))
+    assert panel._parameters.lesion_segment == ""
+    assert ui.lesionSegmentBox.currentText() == "(all together)"

@@ -475,6 +475,8 @@ def test_structures_at_risk_are_told_in_tables_and_on_a_page(logic, tmp_path):
     assert "at risk within 8 mm; rim of 5 mm" in tissue.GetDescription()
     for told in (near.GetDescription(), page.read_text(encoding="utf-8")):
         assert "Research use only. Not a medical device." in told
+    with pytest.raises(TypeError, match="stpe"):
+        logic.startStructuresAtRisk(lesion, node, nodes, stpe=1)
     far, _ = logic.structuresAtRisk(lesion, {"mine": node}, nodes, 0.5)[0]
     assert [words(far, name)[0] for name in ("bundle", "at risk")] == ["mine", "no"]
 

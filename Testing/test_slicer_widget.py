@@ -232,9 +232,11 @@ def test_import_of_nifti_selects_the_scan(desktop, panel, tmp_path):
     assert desktop.shown == ["Choose a NIfTI file first."]
     panel.ui.niftiPath.setCurrentPath(str(tmp_path / "none.nii.gz"))
     panel.ui.importButton.click()
+    wait_for(desktop, lambda: panel.job is None)
     assert "none.nii.gz" in desktop.shown[1]
     panel.ui.niftiPath.setCurrentPath(str(nifti.save(ss.scan(-1), tmp_path / "dwi.nii.gz")))
     panel.ui.importButton.click()
+    wait_for(desktop, lambda: panel.job is None)
     assert panel.ui.dwiSelector.currentNode().GetName() == "dwi"
     assert "2 b0, 12 x b1000" in panel.ui.foundLabel.text()
     assert len(desktop.shown) == 2
@@ -386,13 +388,14 @@ def test_an_old_slicer_is_refused_in_words(desktop, monkeypatch):
         dependencies.ensure()
 
 
-def test_notes_of_an_import_are_logged(panel, tmp_path):
+def test_notes_of_an_import_are_logged(desktop, panel, tmp_path):
     from DMRIMicroLib.io import nifti
 
     file = nifti.save(ss.scan(), tmp_path / "dwi.nii.gz")
     np.savetxt(tmp_path / "dwi.bval", ss.scan().acquisition.bvals[None] / 1000)
     panel.ui.niftiPath.setCurrentPath(str(file))
     panel.ui.importButton.click()
+    wait_for(desktop, lambda: panel.job is None)
     assert "Note: b-values up to 1 were read as ms/um2" in log(panel)
 
 

@@ -24,6 +24,8 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import numpy as np
@@ -186,9 +188,9 @@ def desktop():
 class Methods:
     """What a user does, method by method: each call starts one."""
 
-    def __init__(self, there, head_node, ball_node, dwi) -> None:
+    def __init__(self, there, head_node, ball_node, dwi, file) -> None:
         self.panel, self.ui, self.there = there.panel, there.panel.ui, there
-        self.head, self.ball, self.dwi = head_node, ball_node, dwi
+        self.head, self.ball, self.dwi, self.file = head_node, ball_node, dwi, file
 
     def idle(self) -> None:
         """Wait for a second: what the machine itself does."""
@@ -198,6 +200,11 @@ class Methods:
         self.ui.dwiSelector.setCurrentNode(None)
         self.panel.logic._asked = ""
         self.ui.dwiSelector.setCurrentNode(self.dwi)
+
+    def importing(self) -> None:
+        """Import the scan from a compressed NIfTI file."""
+        self.ui.niftiPath.setCurrentPath(str(self.file))
+        self.ui.importButton.click()
 
     def dti(self) -> None:
         """Fit the tensor in the whole head."""
@@ -267,8 +274,8 @@ class Methods:
 
 
 METHODS = (
-    "idle", "choose", "dti", "models", "codebook", "pigment", "enhance", "tracts", "planning",
-    "csd", "cancel", "cancel_early",
+    "idle", "choose", "importing", "dti", "models", "codebook", "pigment", "enhance", "tracts",
+    "planning", "csd", "cancel", "cancel_early",
 )  # fmt: skip
 
 STAYS = ("dti", "tracts")
@@ -331,15 +338,18 @@ def main() -> None:
     options = parser.parse_args()
     results = Results(options.name)
     scan, inside, ball = head()
-    with desktop() as there:
+    with TemporaryDirectory() as folder, desktop() as there:
         import slicer_scene
         from DMRIMicroSlicer.nodes import node_from_scan
+
+        from DMRIMicroLib.io import nifti
 
         masks = [
             slicer_scene.volume_node(mask, scan.affine, name=name)
             for name, mask in (("head mask", inside), ("ball", ball))
         ]
-        methods = Methods(there, *masks, node_from_scan(scan))
+        file = nifti.save(scan, Path(folder) / "scan.nii.gz")
+        methods = Methods(there, *masks, node_from_scan(scan), file)
         watch = Watch(there.qt)
         for name in options.only.split(","):
             found = run(there, methods, watch, name)

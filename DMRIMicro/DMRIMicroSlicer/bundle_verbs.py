@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .hierarchy import file_beside, file_nodes
 from .job import FitJob
 from .map_nodes import image_files
 from .plan_worker import named, start_plan
@@ -51,16 +52,17 @@ class BundleVerbs:
         -------
         list of nodes
             The table; for every map a plot chart and its series: mean over the lines, their
-            spread, and the map's own uncertainty where it is known.
+            spread, and the map's own uncertainty where it is known. They lie in a folder together.
         """
         from DMRIMicroLib import profile
 
         names = [n.strip() for n in metrics.split(",")] if isinstance(metrics, str) else metrics
+        opened = Maps.of(maps)
         begin = None if start is None else region_from(start)
         with image_files(images) as files:
             found = profile(
                 lines_from_node(tracts),
-                Maps.of(maps).maps,
+                opened.maps,
                 list(names),
                 files=files,
                 points=points,
@@ -68,7 +70,9 @@ class BundleVerbs:
             )
         if csv is not None:
             found.save(csv, overwrite=True)
-        return show_profiles(found, f"{tracts.GetName()} profile")
+        nodes = show_profiles(found, f"{tracts.GetName()} profile")
+        file_nodes(nodes, opened.name, nodes[0].GetName())
+        return nodes
 
     def connectome(
         self,
@@ -102,7 +106,7 @@ class BundleVerbs:
         Returns
         -------
         vtkMRMLTableNode
-            ``"<tracts> connectome"``: a row and a column for every region.
+            ``"<tracts> connectome"``, beside the lines: a row and a column for every region.
         """
         from DMRIMicroLib import connectome
 
@@ -120,7 +124,9 @@ class BundleVerbs:
             )
         if csv is not None:
             found.save(csv, overwrite=True)
-        return show_connectome(found, f"{tracts.GetName()} connectome")
+        table = show_connectome(found, f"{tracts.GetName()} connectome")
+        file_beside([table], tracts)
+        return table
 
     def structuresAtRisk(
         self,
@@ -164,10 +170,11 @@ class BundleVerbs:
         from DMRIMicroLib import planning
         from DMRIMicroLib.tracts.planning import NOTICE
 
+        opened = Maps.of(maps)
         bundles = {name: lines_from_node(node) for name, node in named(tracts).items()}
         with image_files(images) as files:
             plan = planning(
-                Maps.of(maps).maps,
+                opened.maps,
                 region_from(lesion),
                 bundles,
                 metrics=metrics,
@@ -179,7 +186,9 @@ class BundleVerbs:
             tempfile.mkdtemp(prefix="dmrimicro-planning-") if folder is None else folder,
             overwrite=True,
         )
-        return show_plan(plan, NOTICE), page
+        tables = show_plan(plan, NOTICE)
+        file_nodes(tables, opened.name)
+        return tables, page
 
     def startStructuresAtRisk(
         self,
@@ -188,31 +197,36 @@ class BundleVerbs:
         maps,
         distance: float = 10.0,
         *,
-        metrics: Sequence[str] | None = None,
-        rim: float = 5.0,
-        images: Mapping[str, Any] | None = None,
-        folder: str | Path | None = None,
         onProgress: Callable[[float, str], None] | None = None,
         onDone: Callable[[list], None] | None = None,
         onError: Callable[[str], None] | None = None,
         onNote: Callable[[str], None] | None = None,
+        **rest,
     ) -> FitJob:
         """Do as `structuresAtRisk` in a child process, as `start` fits.
 
         The attribute ``DMRIMicro.page`` of the tables, which `onDone` gets, is the file of the
         page. Without `folder` it lies next to the scene if that has been saved.
+
+        Parameters
+        ----------
+        lesion, tracts, maps, distance
+            As of `structuresAtRisk`.
+        onProgress, onDone, onError, onNote
+            As of `start`.
+        **rest
+            metrics, rim, images, folder as of `structuresAtRisk`.
         """
-        asked = {"metrics": metrics, "distance": distance, "rim": rim, "images": images}
         return start_plan(
             lesion,
             named(tracts),
             Maps.unfitted(maps),
-            asked,
-            folder,
+            distance,
             on_progress=onProgress,
             on_error=onError,
             on_done=onDone,
             on_note=onNote,
+            **rest,
         )
 
     def bundles(self) -> list:

@@ -11,11 +11,14 @@ from pathlib import Path
 from DMRIMicroLib.errors import DMRIMicroError
 
 from .library import MODULE_FOLDER, PYTHON, PYTHON_TOO_OLD
+from .words import _
 
 REQUIREMENTS = MODULE_FOLDER / "Resources" / "requirements.txt"
 REQUESTER = "DMRIMicro"
 TORCH = ">=2.4"
-OFFLINE = "Check the internet connection (a proxy or firewall may stop pip) and press Apply again."
+OFFLINE = _(
+    "Check the internet connection (a proxy or firewall may stop pip) and press Apply again."
+)
 
 
 class DependencyError(DMRIMicroError):
@@ -61,7 +64,9 @@ def ensure(file: Path = REQUIREMENTS) -> bool:
         return False
     if left := missing(file):
         raise DependencyError(
-            f"Still missing after installing: {', '.join(left)}. Restart Slicer and press Apply."
+            _("Still missing after installing: {missing}. Restart Slicer and press Apply.").format(
+                missing=", ".join(left)
+            )
         )
     return True
 
@@ -72,19 +77,27 @@ def _install_torch() -> bool:
         import PyTorchUtils
     except ImportError as error:
         raise DependencyError(
-            f"PyTorch (torch{TORCH}) is not installed, and neither is the PyTorch extension that "
-            "installs it. Open View > Extensions Manager, install 'PyTorch', restart Slicer and "
-            "press Apply."
+            _(
+                "PyTorch (torch{torch}) is not installed, and neither is the PyTorch extension "
+                "that installs it. Open View > Extensions Manager, install 'PyTorch', restart "
+                "Slicer and press Apply."
+            ).format(torch=TORCH)
         ) from error
     try:
         torch = _call_install_torch(PyTorchUtils.PyTorchUtilsLogic())
     except Exception as error:
-        raise DependencyError(f"PyTorch could not be installed ({error}). {OFFLINE}") from error
+        raise DependencyError(
+            _("PyTorch could not be installed ({error}). {offline}").format(
+                error=error, offline=OFFLINE
+            )
+        ) from error
     if torch is None:
         return False
     if torch_missing():  # an older one, perhaps held by Slicer as it runs
         raise DependencyError(
-            f"PyTorch is still missing or not torch{TORCH}. Restart Slicer and press Apply."
+            _(
+                "PyTorch is still missing or not torch{torch}. Restart Slicer and press Apply."
+            ).format(torch=TORCH)
         )
     return True
 
@@ -105,7 +118,9 @@ def _install(file: Path) -> bool:
     except ImportError:
         packaging = None  # before Slicer 5.11
     names = ", ".join(missing(file))
-    question = f"{REQUESTER} needs these Python packages:\n\n{names}\n\nInstall them now?"
+    question = _("{requester} needs these Python packages:\n\n{names}\n\nInstall them now?").format(
+        requester=REQUESTER, names=names
+    )
     try:
         if packaging is not None:
             packaging.pip_ensure(packaging.load_requirements(file), requester=REQUESTER)
@@ -117,11 +132,15 @@ def _install(file: Path) -> bool:
         if "declined" in str(error).lower():
             return False
         raise DependencyError(
-            f"The packages could not be installed ({error}). {OFFLINE}"
+            _("The packages could not be installed ({error}). {offline}").format(
+                error=error, offline=OFFLINE
+            )
         ) from error
     except Exception as error:
         raise DependencyError(
-            f"The packages could not be installed ({error}). {OFFLINE}"
+            _("The packages could not be installed ({error}). {offline}").format(
+                error=error, offline=OFFLINE
+            )
         ) from error
     return True
 

@@ -18,8 +18,9 @@ from DMRIMicroLib.scan import Scan
 
 from .attributes import ENHANCED_BY
 from .background import Steps
+from .hierarchy import file_beside
 from .nodes import adding_scan, unique_name, window_of
-from .results import DEVIATION_OF, GREY, PROVENANCE, remove
+from .results import DEVIATION_OF, GREY, PROVENANCE, mark_scan, remove
 from .worker import ENHANCED
 
 KEY = "enhance"
@@ -103,7 +104,7 @@ def showing(made: Made, source: Source) -> Steps:
         for node in nodes:
             yield
             _mark(node, made, source)
-            _file_beside(node, source)
+            file_beside([node], slicer.mrmlScene.GetNodeByID(source.node_id))
     except BaseException:
         for node in nodes:
             remove(node)
@@ -147,15 +148,5 @@ def _mark(node, made: Made, source: Source) -> None:
         told = f"Standard deviation over {draws} draws, of the weighted volumes (rms). {told}"
     node.SetDescription(told)
     node.SetAttribute(ENHANCED_BY, method)
+    mark_scan(node, source.node_id)
     node.SetAttribute(PROVENANCE, json.dumps({KEY: made.provenance}, ensure_ascii=False))
-
-
-def _file_beside(node, source: Source) -> None:
-    """Put a node into the folder of the scan that it was made of, if that is still there."""
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    before = slicer.mrmlScene.GetNodeByID(source.node_id)
-    beside = hierarchy.GetItemByDataNode(before) if before is not None else 0
-    parent = hierarchy.GetItemParent(beside) if beside else hierarchy.GetSceneItemID()
-    # without the application nobody makes the items
-    item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(parent, node)
-    hierarchy.SetItemParent(item, parent)

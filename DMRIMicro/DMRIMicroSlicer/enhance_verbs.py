@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .background import at_once
 from .enhance_nodes import Made, Source, read, showing
@@ -91,31 +91,52 @@ class EnhanceVerbs:
         maskNode=None,
         segmentID: str | None = None,
         device: str | None = None,
-        onProgress: Callable[[float, str], None] | None = None,
-        onDone: Callable[[list], None] | None = None,
-        onError: Callable[[str], None] | None = None,
-        onNote: Callable[[str], None] | None = None,
         *,
         seed: int = 0,
         weights: str = "",
-        **preparations,
+        **rest,
     ) -> FitJob:
-        """Enhance in a child process, as `start` does a fit; options as of `enhance`."""
-        check_preparations(CALLED, preparations)
-        scan, masked = open_node(dwiNode, maskNode, segmentID)
-        source = Source.of(dwiNode, scan)
+        """Enhance in a child process, as `start` does a fit.
+
+        Parameters
+        ----------
+        dwiNode, method, resolution, samples, maskNode, segmentID, device, seed, weights
+            As of `enhance`.
+        **rest
+            onProgress, onDone, onError, onNote as of `start`; preparations as of `enhance`.
+        """
         words = ["--method", method, "--resolution", str(resolution), "--samples", str(samples)]
         words += ["--seed", str(seed), *(["--weights", str(weights)] if weights else [])]
-        return start_enhance(
-            scan,
-            words,
-            lambda folder: read(folder, scan.notes),
-            masked=masked,
-            device=device,
-            options=preparations,
-            on_progress=onProgress,
-            on_done=shows(
-                lambda made: showing(made, source), onDone, onError, onNote, lambda made: made.notes
-            ),
-            on_error=onError,
-        )
+        return _start(dwiNode, maskNode, segmentID, words, device, **rest)
+
+
+def _start(
+    node,
+    mask,
+    segment: str | None,
+    words: Sequence[str],
+    device: str | None,
+    *,
+    onProgress: Callable[[float, str], None] | None = None,
+    onDone: Callable[[list], None] | None = None,
+    onError: Callable[[str], None] | None = None,
+    onNote: Callable[[str], None] | None = None,
+    **preparations,
+) -> FitJob:
+    """Start it; `words` are those of its own on the command line."""
+    check_preparations(CALLED, preparations)
+    scan, masked = open_node(node, mask, segment)
+    source = Source.of(node, scan)
+    return start_enhance(
+        scan,
+        words,
+        lambda folder: read(folder, scan.notes),
+        masked=masked,
+        device=device,
+        options=preparations,
+        on_progress=onProgress,
+        on_done=shows(
+            lambda made: showing(made, source), onDone, onError, onNote, lambda made: made.notes
+        ),
+        on_error=onError,
+    )

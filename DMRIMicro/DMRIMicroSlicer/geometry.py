@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from DMRIMicroLib.errors import InputError
 
+from .words import _
+
 AXES = "DMRIMicro.axes"
 """Node attribute: directions of the image axes when gradients or tensors were put in."""
 
@@ -26,8 +28,13 @@ def parent_matrix(node) -> NDArray[np.float64]:
         return np.eye(4)
     if not transform.IsTransformToWorldLinear():
         raise InputError(
-            f"'{node.GetName()}' is under the non-linear transform '{transform.GetName()}'",
-            "Take it out of the transform, or harden a linear one: gradients cannot follow a warp.",
+            _("'{node}' is under the non-linear transform '{transform}'").format(
+                node=node.GetName(), transform=transform.GetName()
+            ),
+            _(
+                "Take it out of the transform, or harden a linear one: gradients cannot follow a "
+                "warp."
+            ),
         )
     matrix = vtk.vtkMatrix4x4()
     transform.GetMatrixTransformToWorld(matrix)
@@ -46,7 +53,7 @@ def rotation(node) -> NDArray[np.float64]:
 
     Finite strain: shears and scales do not turn them.
     """
-    u, _, v = np.linalg.svd(parent_matrix(node)[:3, :3])
+    u, _sizes, v = np.linalg.svd(parent_matrix(node)[:3, :3])
     return u @ v
 
 
@@ -67,9 +74,11 @@ def check_axes(node) -> None:
     change = np.linalg.solve(np.array(json.loads(noted)), _axes(node))
     if not np.allclose(np.abs(change), np.eye(3), atol=TURNED):
         raise InputError(
-            f"'{node.GetName()}' was turned after it was made, by a transform that was hardened: "
-            "Slicer turns the image, but not the directions in it",
-            "Import or fit the scan again, and leave it under its transform.",
+            _(
+                "'{node}' was turned after it was made, by a transform that was hardened: "
+                "Slicer turns the image, but not the directions in it"
+            ).format(node=node.GetName()),
+            _("Import or fit the scan again, and leave it under its transform."),
         )
 
 

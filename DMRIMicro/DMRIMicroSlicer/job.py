@@ -10,20 +10,19 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .background import Background, Turns
-from .process import WorkerError, begin, complaint, kill_tree
+from .background import Background
+from .job_base import Job
+from .process import WorkerError, begin, complaint, kill_tree, sentences
+from .words import _
 
 OUTPUT = "maps"
 """Folder in that of a job where the worker puts what it made."""
 
-CANCEL_SECONDS = 0.05
-"""How long the window waits for the end of a job that is cancelled; the rest goes on behind it."""
 
-
-class FitJob:
+class FitJob(Job):
     """One fit in a child process.
 
     Parameters
@@ -38,12 +37,10 @@ class FitJob:
     write : callable, optional
         Called with the folder before the process is started, in a thread like `read`: puts the
         input there and returns further words of the command.
-    on_progress : callable(fraction, text), optional
-    on_done : callable(result of `read`), optional
-        It may return `background.Steps`, which are then gone through bit by bit.
-    on_error : callable(text), optional
     env : dict, optional
         Environment of the process.
+    **callbacks
+        on_progress, on_done, on_error, see `job_base.Job`.
     """
 
     def __init__(
@@ -53,18 +50,13 @@ class FitJob:
         read: Callable[[Path], object],
         *,
         write: Callable[[Path], Sequence[str]] | None = None,
-        on_progress: Callable[[float, str], None] | None = None,
-        on_done: Callable[[object], object] | None = None,
-        on_error: Callable[[str], None] | None = None,
         env: dict[str, str] | None = None,
+        **callbacks: Callable | None,
     ) -> None:
+        super().__init__(**callbacks)
         self.folder, self._read, self._env = Path(folder), read, env
-        self._on_progress, self._on_done, self._on_error = on_progress, on_done, on_error
-        self.state = "running"
-        self._seen, self._inside = 0, False
+        self._seen, self._said = 0, sentences()
         self._process: subprocess.Popen | None = None
-        self._behind: Background | None = None
-        self._showing: Turns | None = None
         if write is None:
             try:
                 self._start(command)
@@ -83,29 +75,6 @@ class FitJob:
     @property
     def _err(self) -> Path:
         return self.folder / "stderr.txt"
-
-    def poll(self) -> str:
-        """Go on; return "running", "done", "failed" or "cancelled"."""
-        # a dialog that a callback opens runs the timer, which polls in here a second time
-        if self.state == "running" and not self._inside:
-            self._inside = True
-            try:
-                self._part()
-            finally:
-                self._inside = False
-            if self.state == "cancelled":
-                self._take_back()
-        return self.state
-
-    def cancel(self) -> None:
-        """Kill the process and its children; nothing stays in the scene."""
-        if self.state == "running":
-            self.state = "cancelled"
-            if not self._inside:
-                self._take_back()
-            elif self._showing is not None:
-                self._showing.stop()
-            self._end_behind()
 
     # The parts of a job
 
@@ -131,59 +100,25 @@ class FitJob:
             self._lose(error)
             return
         for fraction, text in news:
-            if self._on_progress:
-                self._on_progress(fraction, text)
-            if self.state != "running":  # the callback has cancelled
+            if not self._hear(fraction, text):
                 return
         if code is not None:
             self._behind = Background(lambda: self._result(code))
             self._part = self._receive
 
-    def _receive(self) -> None:
-        """Wait for the thread that reads the output."""
-        if not self._behind.over():
-            return
-        try:
-            result = self._behind.result()
-        except Exception as error:
-            self._fail(str(error))
-            return
-        self._behind = None
-        steps = None
-        try:
-            steps = self._on_done(result) if self._on_done else None
-        finally:
-            if not isinstance(steps, Generator):
-                self._finish()
-        if isinstance(steps, Generator):
-            self._showing, self._part = Turns(steps), self._show
-
-    def _show(self) -> None:
-        """Show a bit more of the result."""
-        try:
-            over = self._showing.go_on()
-        except BaseException:
-            self._showing = None
-            self._finish()
-            raise
-        if over:  # what follows has a turn of its own
-            self._showing, self._part = None, self._finish
-
     # What they need; `_start` and `_result` are called in a thread
 
     def _start(self, command: Sequence[str]) -> None:
-        self._process = begin(command, self._out, self._err, self._env)
+        self._process = begin(command, self._out, self._err, self._env, self._said)
 
     def _result(self, code: int) -> object:
         try:
             if code:
-                raise WorkerError(complaint(code, self._err))
+                raise WorkerError(complaint(code, self._err, self._said))
             try:
                 return self._read(self.folder / OUTPUT)
             except Exception as error:
-                raise WorkerError(
-                    f"The fit ended, but its result cannot be used: {error}"
-                ) from error
+                raise WorkerError(self._said["result"].format(error=error)) from error
         finally:
             self._clean()
 
@@ -203,46 +138,17 @@ class FitJob:
                 continue  # other packages print, too
         return news
 
-    def _finish(self) -> None:
-        if self.state == "running":
-            self.state = "done"
-
-    def _fail(self, text: str) -> None:
-        if self.state != "running":
-            return
-        self.state = "failed"  # first: a callback may run the timer's loop, which polls again
-        self._end_behind()
-        if self._on_error:
-            self._on_error(text)
-
     def _lose(self, error: OSError) -> None:
         """End a job whose folder is gone or full, which no later look could mend."""
         self._fail(
-            f"The temporary folder of the fit cannot be used any more ({error}). "
-            "Free some space and press Apply again; if something empties the temporary folder, "
-            f"let it spare {self.folder.parent}."
+            _(
+                "The temporary folder of the fit cannot be used any more ({error}). Free some "
+                "space and press Apply again; if something empties the temporary folder, let it "
+                "spare {folder}."
+            ).format(error=error, folder=self.folder.parent)
         )
 
-    def _take_back(self) -> None:
-        """Take back what is shown of a result."""
-        if self._showing is not None:
-            showing, self._showing = self._showing, None
-            showing.close()
-
-    def _end_behind(self) -> None:
-        """End process and threads, and clean up, in a thread: a driver may hold them for long."""
-        before = self._behind
-
-        def end() -> None:
-            self._kill()
-            if before is not None:
-                before.wait()
-                self._kill()  # it was started meanwhile
-            self._clean()
-
-        Background(end).over(CANCEL_SECONDS)
-
-    def _kill(self) -> None:
+    def _stop(self) -> None:
         if self._process is not None and self._process.returncode is None:
             kill_tree(self._process)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,9 @@ from DMRIMicroLib.errors import InputError
 from . import attributes, networks, suitability
 from .bundle_verbs import BundleVerbs
 from .enhance_verbs import EnhanceVerbs
+from .importing import read_scan, start_import
 from .job import FitJob
+from .job_base import Job
 from .network_verbs import NetworkVerbs
 from .nodes import acquisition_from_node, node_from_scan, open_node, scan_from_node
 from .notes import fit_notes, tell
@@ -76,7 +79,7 @@ class DMRIMicroLogic(NetworkVerbs, EnhanceVerbs, TractVerbs, BundleVerbs):
         preparing = {name: options.pop(name) for name in PREPARATIONS if name in options}
         scan = prepared(scan_from_node(dwiNode, maskNode, segmentID), progress, preparing)
         maps = fit(scan, _names(models), device=device, progress=progress, **options)
-        nodes = show_maps(maps, scan.name)
+        nodes = show_maps(maps, scan.name, dwiNode.GetID())
         tell(fit_notes(maps))
         return nodes
 
@@ -104,7 +107,7 @@ class DMRIMicroLogic(NetworkVerbs, EnhanceVerbs, TractVerbs, BundleVerbs):
         lacking = partial(suitability.lacks, options=options)
         scan, masked = open_node(dwiNode, maskNode, segmentID)
         chosen, notes = choose(_names(models), scan.acquisition, lacking)
-        name = scan.name  # the node may be gone when the fit ends
+        name, node_id = scan.name, dwiNode.GetID()  # the node may be gone when the fit ends
         return start_fit(
             scan.with_notes(*notes),
             chosen,
@@ -112,7 +115,7 @@ class DMRIMicroLogic(NetworkVerbs, EnhanceVerbs, TractVerbs, BundleVerbs):
             device=device,
             options=options,
             on_progress=onProgress,
-            on_done=shows(lambda maps: showing_maps(maps, name), onDone, onError, onNote),
+            on_done=shows(lambda maps: showing_maps(maps, name, node_id), onDone, onError, onNote),
             on_error=onError,
         )
 
@@ -126,15 +129,39 @@ class DMRIMicroLogic(NetworkVerbs, EnhanceVerbs, TractVerbs, BundleVerbs):
     ):
         """Load NIfTI with bval and bvec files (found beside it by default) as a DWI node.
 
+        DWI NRRD files and folders of DICOM files are taken, too.
+
         `onNote` gets what was recognised or converted on the way; the log does by default.
         `acquisition` holds b0_threshold [s/mm2], delta, Delta, TE [ms], see `setAcquisition`.
         """
-        from DMRIMicroLib import load
-
-        scan = load(path, bval=bval or None, bvec=bvec or None, **acquisition)
+        scan = read_scan(path, {"bval": bval or None, "bvec": bvec or None, **acquisition})
         node = node_from_scan(scan)
         tell(scan.notes, onNote)
         return node
+
+    def startImportNifti(
+        self,
+        path: str,
+        bval: str | None = None,
+        bvec: str | None = None,
+        onProgress: Callable[[float, str], None] | None = None,
+        onDone: Callable[[Any], None] | None = None,
+        onError: Callable[[str], None] | None = None,
+        onNote: Callable[[str], None] | None = None,
+        **acquisition: float | None,
+    ) -> Job:
+        """Import as `importNifti`, without keeping the window; poll and cancel as of `start`.
+
+        `onDone` gets the node. Before that nothing is added.
+        """
+        return start_import(
+            path,
+            {"bval": bval or None, "bvec": bvec or None, **acquisition},
+            on_progress=onProgress,
+            on_done=onDone,
+            on_error=onError,
+            on_note=onNote,
+        )
 
     def setAcquisition(self, dwiNode, **values: float | None) -> None:
         """Keep with a DWI node what its file does not tell.

@@ -22,6 +22,7 @@ from DMRIMicroLib.metric import Metric
 from .flags import FLAGS_OF
 from .geometry import check_axes, frame_matrix, rotation, world_affine
 from .results import DEVIATION_OF, METRIC, PROVENANCE, UNIT
+from .words import _
 
 if TYPE_CHECKING:
     from DMRIMicroLib.maps import Map, MapSet
@@ -35,7 +36,7 @@ NINE_TO_SIX = (0, 4, 8, 1, 2, 5)
 SAME_GRID = 1e-3
 """Affines that differ by less than this [mm] are the same."""
 
-FIX = "Give the nodes that a fit of this module has made, or the diffusion scan itself."
+FIX = _("Give the nodes that a fit of this module has made, or the diffusion scan itself.")
 
 
 @dataclass(frozen=True)
@@ -98,25 +99,31 @@ def open_maps(nodes: Sequence) -> tuple[MapSet, Callable[[MapSet], MapSet]]:
     from DMRIMicroLib.maps import MapSet
 
     if not nodes:
-        raise InputError("there are no maps", FIX)
+        raise InputError(_("there are no maps"), FIX)
     first, maps, made = nodes[0], {}, {}
     spreads = [node for node in nodes if node.GetAttribute(DEVIATION_OF)]
     affine = world_affine(first)
     for node in nodes:
         if not _marked(node):
-            raise InputError(f"'{node.GetName()}' is no map of this module", FIX)
+            raise InputError(
+                _("'{node}' is no map of this module").format(node=node.GetName()), FIX
+            )
         if _size(node) != _size(first) or not np.allclose(
             world_affine(node), affine, atol=SAME_GRID
         ):
             raise InputError(
-                f"'{node.GetName()}' and '{first.GetName()}' lie on different grids",
-                "Give maps of one scan.",
+                _("'{node}' and '{first}' lie on different grids").format(
+                    node=node.GetName(), first=first.GetName()
+                ),
+                _("Give maps of one scan."),
             )
         if node in spreads:
             continue
         item = _map(node)
         if item.metric.name in maps:
-            raise InputError(f"there are two maps {item.metric.name}", "Give one of them.")
+            raise InputError(
+                _("there are two maps {name}").format(name=item.metric.name), _("Give one of them.")
+            )
         maps[item.metric.name] = item
         made |= _provenance(node)
     for node in spreads:
@@ -176,7 +183,9 @@ def images_later(images: Mapping[str, Any] | None) -> Callable[[Path], dict[str,
     """Read nodes; return what does the rest of `write_images`, in any thread."""
     for name in images or {}:
         if not name.isidentifier():
-            raise InputError(f"an image is called {name!r}", "Give a name of one word.")
+            raise InputError(
+                _("an image is called {name!r}").format(name=name), _("Give a name of one word.")
+            )
     opened = {name: (_scalars(node), world_affine(node)) for name, node in (images or {}).items()}
 
     def write(folder: Path) -> dict[str, Path]:
@@ -208,10 +217,15 @@ def _map(node) -> Map:
 def _scalars(node) -> NDArray[np.float32]:
     """Return a scalar volume as (i, j, k), a view of the node's memory if it can be."""
     if not node.IsA("vtkMRMLScalarVolumeNode") or node.GetImageData() is None:
-        raise InputError(f"'{node.GetName()}' is no scalar volume with data", "Give one.")
+        raise InputError(
+            _("'{node}' is no scalar volume with data").format(node=node.GetName()), _("Give one.")
+        )
     array = slicer.util.arrayFromVolume(node)
     if array.ndim != 3:
-        raise InputError(f"'{node.GetName()}' has several values a voxel", "Give a scalar volume.")
+        raise InputError(
+            _("'{node}' has several values a voxel").format(node=node.GetName()),
+            _("Give a scalar volume."),
+        )
     return array.transpose(2, 1, 0).astype(np.float32, copy=False)
 
 
@@ -263,7 +277,7 @@ def _provenance(node) -> dict[str, Any]:
     except (TypeError, ValueError):
         told = None
     if not isinstance(told, dict) or len(told) != 1:
-        raise InputError(f"'{node.GetName()}' is no map of this module", FIX)
+        raise InputError(_("'{node}' is no map of this module").format(node=node.GetName()), FIX)
     return told
 
 

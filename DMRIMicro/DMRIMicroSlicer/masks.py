@@ -15,6 +15,7 @@ from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.masking import onto_grid
 
 from .geometry import parent_matrix
+from .words import _
 
 LABELMAP = "Binary labelmap"
 VOLUMES = ("vtkMRMLLabelMapVolumeNode", "vtkMRMLScalarVolumeNode")
@@ -51,10 +52,16 @@ def mask_later(
         layers = [_labelmap(node)]
     else:
         raise InputError(
-            f"'{node.GetName()}' ({node.GetClassName()}) cannot be a mask",
-            "Choose a label map or a segmentation.",
+            _("'{node}' ({kind}) cannot be a mask").format(
+                node=node.GetName(), kind=node.GetClassName()
+            ),
+            _("Choose a label map or a segmentation."),
         )
-    parent, name = parent_matrix(node), node.GetName()
+    parent = parent_matrix(node)
+    elsewhere = (
+        _("the mask '{node}' covers no voxel of the scan").format(node=node.GetName()),
+        _("Check that both show the same head at one place."),
+    )
 
     def sample() -> NDArray[np.bool_]:
         out = np.zeros(shape, dtype=bool)
@@ -64,10 +71,7 @@ def mask_later(
             except InputError:
                 continue  # this segment is empty or lies elsewhere; together they may cover it
         if not out.any():
-            raise InputError(
-                f"the mask '{name}' covers no voxel of the scan",
-                "Check that both show the same head at one place.",
-            )
+            raise InputError(*elsewhere)
         return out
 
     return sample
@@ -82,7 +86,9 @@ def _labelmap(node) -> tuple[NDArray, NDArray]:
 def labelled(node) -> NDArray:
     """Return the values of a label map or scalar volume: (i, j, k)."""
     if node.GetImageData() is None:
-        raise InputError(f"the mask '{node.GetName()}' is empty", "Choose another one.")
+        raise InputError(
+            _("the mask '{node}' is empty").format(node=node.GetName()), _("Choose another one.")
+        )
     return slicer.util.arrayFromVolume(node).transpose(2, 1, 0)
 
 
@@ -95,7 +101,10 @@ def segments(node, segment_id: str | None = None) -> list[tuple[NDArray, NDArray
     known = list(segmentation.GetSegmentIDs())
     if segment_id is not None and segment_id not in known:
         raise InputError(
-            f"'{node.GetName()}' has no segment {segment_id!r}", f"Choose from: {', '.join(known)}."
+            _("'{node}' has no segment {segment_id!r}").format(
+                node=node.GetName(), segment_id=segment_id
+            ),
+            _("Choose from: {known}.").format(known=", ".join(known)),
         )
     if not segmentation.ContainsRepresentation(LABELMAP):
         # on a copy: the user's segmentation must not gain a representation because of us
@@ -103,8 +112,10 @@ def segments(node, segment_id: str | None = None) -> list[tuple[NDArray, NDArray
         copy.DeepCopy(segmentation)
         if not copy.CreateRepresentation(LABELMAP):
             raise InputError(
-                f"the segmentation '{node.GetName()}' cannot be turned into voxels",
-                "Create its binary label map in the Segmentations module.",
+                _("the segmentation '{node}' cannot be turned into voxels").format(
+                    node=node.GetName()
+                ),
+                _("Create its binary label map in the Segmentations module."),
             )
         segmentation = copy
     layers = []

@@ -61,7 +61,7 @@ class NetworkVerbs:
 
         scan = _scan(CODEBOOK, dwiNode, maskNode, segmentID, progress, preparations)
         maps = estimate(scan, weights=weights, extra=extra, device=device, progress=progress)
-        return _shown(CODEBOOK, maps, scan.name, uncertainty)
+        return _shown(CODEBOOK, maps, scan.name, dwiNode.GetID(), uncertainty)
 
     def startCodebook(
         self,
@@ -129,7 +129,7 @@ class NetworkVerbs:
         options = {"preset": preset, "samples": samples, "weights": weights, "device": device}
         scan = _scan(PIGMENT, dwiNode, maskNode, segmentID, progress, preparations)
         found = estimate(scan, models, **options, progress=progress)
-        return _shown(PIGMENT, found.maps, scan.name, uncertainty)
+        return _shown(PIGMENT, found.maps, scan.name, dwiNode.GetID(), uncertainty)
 
     def startPigment(
         self,
@@ -163,9 +163,9 @@ def _scan(
     return prepared(scan_from_node(node, mask, segment), progress, preparations)
 
 
-def _shown(method: Method, maps, scan_name: str, uncertainty: bool) -> list:
+def _shown(method: Method, maps, scan_name: str, scan_id: str, uncertainty: bool) -> list:
     """Show the maps of this process and log what the user must know of them."""
-    nodes = at_once(networks.showing(method, maps, scan_name, uncertainty=uncertainty))
+    nodes = at_once(networks.showing(method, maps, scan_name, scan_id, uncertainty=uncertainty))
     tell(fit_notes(maps))
     return nodes
 
@@ -192,10 +192,10 @@ def _start(
     check_preparations(method.called, preparations)
     verify(weights, WEIGHTS)  # says what to do before any work
     scan, masked = open_node(node, mask, segment)
-    name = scan.name  # the node may be gone when the job ends
+    name, node_id = scan.name, node.GetID()  # the node may be gone when the job ends
 
     def shown(maps) -> Steps:
-        return networks.showing(method, maps, name, uncertainty=uncertainty)
+        return networks.showing(method, maps, name, node_id, uncertainty=uncertainty)
 
     return start_maps(
         method.name,

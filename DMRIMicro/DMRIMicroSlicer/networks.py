@@ -13,6 +13,7 @@ from DMRIMicroLib.errors import InputError
 from .background import Steps
 from .results import showing_maps
 from .suitability import Suitability
+from .words import _
 
 WEIGHTS = "codebook"
 """Name and kind of the network's weights, which both methods use."""
@@ -47,19 +48,21 @@ class Method:
 
 CODEBOOK = Method(
     "codebook",
-    "Codebook (all 24 metrics, any protocol)",
+    _("Codebook (all 24 metrics, any protocol)"),
     "the codebook",
     {"codebook_residual": "residual"},
 )
 
 PIGMENT = Method(
     "pigment",
-    "PIGMENT (very few volumes; takes minutes)",
+    _("PIGMENT (very few volumes; takes minutes)"),
     "PIGMENT",
     {"pigment_residual": "residual", "prior_share": "prior share"},
     ("dti", "dki", "noddi"),
-    "where its map 'prior share' is near 1, the others show what tissue usually looks like, and a "
-    "lesion may be missing or invented",
+    _(
+        "where its map 'prior share' is near 1, the others show what tissue usually looks like, "
+        "and a lesion may be missing or invented"
+    ),
 )
 
 METHODS = {method.name: method for method in (CODEBOOK, PIGMENT)}
@@ -101,7 +104,7 @@ def offers(weights: str = "") -> dict[str, Offer]:
     except ImportError:
         return {name: Offer(method) for name, method in METHODS.items()}  # Apply installs it
     try:
-        _, card = verify(weights or WEIGHTS, WEIGHTS)
+        card = verify(weights or WEIGHTS, WEIGHTS)[1]
     except InputError as error:
         return {name: Offer(method, problem=str(error)) for name, method in METHODS.items()}
     known = card.data.get("metrics", ())
@@ -131,18 +134,18 @@ def suitability(offered: Offer, acquisition=None) -> Suitability:
     from DMRIMicroLib.codebooks.estimate import prior_driven
 
     leaning = prior_driven([metric.name for metric in offered.metrics], acquisition)
-    caution = (
+    caution = _(
         "metrics that this acquisition by itself does not determine lean on what tissue usually "
-        f"looks like (prior-driven): {', '.join(leaning)}"
-    )
+        "looks like (prior-driven): {metrics}"
+    ).format(metrics=", ".join(leaning))
     cautions = filter(None, [caution if leaning else "", offered.method.caution])
     return Suitability(cautions=tuple(cautions), prior_driven=leaning)
 
 
-def showing(method: Method, maps, scan_name: str, *, uncertainty: bool) -> Steps:
+def showing(method: Method, maps, scan_name: str, scan_id: str, *, uncertainty: bool) -> Steps:
     """Add a method's maps to the scene, named apart from a fit's: ``"<scan> codebook FA"``."""
     shown = {}
     for name, item in maps.items():
         label = method.labels.get(name, name)
         shown[label] = item if uncertainty else replace(item, uncertainty=None)
-    return showing_maps(replace(maps, maps=shown), f"{scan_name} {method.name}")
+    return showing_maps(replace(maps, maps=shown), f"{scan_name} {method.name}", scan_id)

@@ -33,6 +33,7 @@ from .geometry import (
     world_affine,
 )
 from .masks import mask_later
+from .words import _
 
 DWI_CLASS = "vtkMRMLDiffusionWeightedVolumeNode"
 
@@ -90,8 +91,10 @@ def open_node(
     signal = _array(node)
     if signal.shape[3] != len(acquisition):
         raise InputError(
-            f"'{node.GetName()}' has {signal.shape[3]} volumes and {len(acquisition)} gradients",
-            "Load the diffusion scan again; something has cut one of them.",
+            _("'{node}' has {volumes} volumes and {gradients} gradients").format(
+                node=node.GetName(), volumes=signal.shape[3], gradients=len(acquisition)
+            ),
+            _("Load the diffusion scan again; something has cut one of them."),
         )
     affine = world_affine(node)
     notes += _transform_notes(node) + _enhanced_notes(node)
@@ -110,13 +113,18 @@ def acquisition_from_node(node) -> Acquisition:
 def _read_acquisition(node) -> tuple[Acquisition, tuple[str, ...]]:
     """Read the acquisition, and what had to be recognised on the way."""
     if node is None or not node.IsA(DWI_CLASS):
-        kind = "nothing" if node is None else f"'{node.GetName()}', a {node.GetClassName()}"
+        kind = _("nothing")
+        if node is not None:
+            kind = _("'{node}', a {kind}").format(node=node.GetName(), kind=node.GetClassName())
         raise InputError(
-            f"a diffusion-weighted volume is expected, got {kind}",
-            "Load a DWI NRRD, or import NIfTI with bval and bvec in this module.",
+            _("a diffusion-weighted volume is expected, got {kind}").format(kind=kind),
+            _("Load a DWI NRRD, or import NIfTI with bval and bvec in this module."),
         )
     if node.GetNumberOfGradients() == 0 or node.GetImageData() is None:
-        raise InputError(f"'{node.GetName()}' holds no diffusion data", "Load the scan again.")
+        raise InputError(
+            _("'{node}' holds no diffusion data").format(node=node.GetName()),
+            _("Load the scan again."),
+        )
     check_axes(node)
     turn = rotation(node) @ frame_matrix(node)
     gradients = vtk_to_numpy(node.GetDiffusionGradients()).astype(np.float64) @ turn.T
@@ -139,17 +147,25 @@ def node_from_scan(scan: Scan, name: str | None = None, node=None):
     return at_once(adding_scan(scan, name, node))
 
 
-def adding_scan(scan: Scan, name: str | None = None, node=None) -> Steps:
-    """Do as `node_from_scan`, bit by bit; given up before the end, add nothing."""
+def adding_scan(
+    scan: Scan,
+    name: str | None = None,
+    node=None,
+    progress: Callable[[float], None] | None = None,
+) -> Steps:
+    """Do as `node_from_scan`, bit by bit; given up before the end, add nothing.
+
+    `progress` gets the share of the signal that is copied, in the thread that does it.
+    """
     if not (scan.acquisition.bvals > scan.acquisition.b0_threshold).any():
         raise InputError(
-            "no volume of this scan is diffusion-weighted", "Slicer cannot store it as a DWI."
+            _("no volume of this scan is diffusion-weighted"), _("Slicer cannot store it as a DWI.")
         )
     fresh = node is None
     if fresh:
         node = slicer.vtkMRMLDiffusionWeightedVolumeNode()
         node.SetName(unique_name(name or scan.name))
-    image, window = yield from _image(scan)
+    image, window = yield from _image(scan, progress)
     _fill(node, scan, image)
     if fresh:
         _add_display(node, window)
@@ -172,7 +188,7 @@ def unique_name(name: str) -> str:
     return slicer.mrmlScene.GenerateUniqueName(name) if taken else name
 
 
-def _image(scan: Scan) -> Steps:
+def _image(scan: Scan, progress: Callable[[float], None] | None) -> Steps:
     """Make an image that holds the signal; return it, and a window for its first volume."""
     image = vtk.vtkImageData()
     image.SetDimensions(*scan.shape)
@@ -183,6 +199,8 @@ def _image(scan: Scan) -> Steps:
     def copy() -> tuple[float, float]:  # into memory that VTK has made: it may take seconds
         for block, part in read(scan.signal, np.arange(len(scan.acquisition)), scan.source):
             held[..., block] = part
+            if progress:
+                progress(block.stop / len(scan.acquisition))
         return window_of(held[..., 0])
 
     window = yield copy
@@ -233,8 +251,8 @@ def _read_back(node, gradients: NDArray, bvals: NDArray) -> None:
         or not np.allclose(kept_b, bvals, rtol=0, atol=B_NEAR)
     ):
         raise InputError(
-            f"Slicer did not keep the gradients of '{node.GetName()}'",
-            "Please report this with the bval and bvec files.",
+            _("Slicer did not keep the gradients of '{node}'").format(node=node.GetName()),
+            _("Please report this with the bval and bvec files."),
         )
 
 

@@ -16,6 +16,15 @@ def with_notes(maps, notes: Iterable[str]):
     return replace(maps, provenance=provenance)
 
 
+def of_scan(maps, name: str):
+    """Return the maps with the name of their scan: the worker knows its temporary file only."""
+    provenance = {
+        model: {**made, "scan": {**made.get("scan", {}), "name": name, "file": None}}
+        for model, made in maps.provenance.items()
+    }
+    return replace(maps, provenance=provenance)
+
+
 def fit_notes(maps) -> list[str]:
     """Say how the maps were made: the notes of all models, and how many voxels they hold."""
     from DMRIMicroLib.maps import said_once, voxel_remarks

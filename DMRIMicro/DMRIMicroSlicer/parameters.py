@@ -24,6 +24,7 @@ DEFAULTS = {
     "way": "deterministic",
     "least_length": 20.0,
     "colour_by": "direction",
+    "lesion_segment": "",
     "risk_distance": 10.0,
     "rim": 5.0,
 }
@@ -31,7 +32,8 @@ DEFAULTS = {
 the codebook's weights (empty: those that come with it) and of a metric of the user's own; of the
 enhancement method, resolution, voxel edge [mm], draws and weights; of tracking the rules of seeds
 and of where lines run, seeds a voxel, what is followed and how, the least length [mm], and what
-gives the colours; of planning how near a bundle is at risk, and the width of the rim [mm]."""
+gives the colours; of planning which segment the lesion is (empty: all), how near a bundle is at
+risk, and the width of the rim [mm]."""
 
 NODES = ("dwi", "mask", "tensor", "include", "exclude", "ends", "lesion", "bundle")
 """Nodes that the user chooses."""

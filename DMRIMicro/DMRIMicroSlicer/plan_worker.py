@@ -16,6 +16,7 @@ import slicer
 from DMRIMicroLib.errors import InputError
 
 from .background import Steps
+from .hierarchy import file_nodes
 from .job import OUTPUT, FitJob
 from .map_nodes import images_later
 from .region_nodes import region_later
@@ -24,6 +25,7 @@ from .table_nodes import show_plan
 from .tract_inputs import Maps
 from .tract_nodes import lines_later
 from .tract_worker import write_region
+from .words import _
 from .worker import start_worker
 
 PAGE = "DMRIMicro.page"
@@ -37,9 +39,12 @@ def start_plan(
     lesion: Any,
     bundles: Mapping[str, Any],
     maps: Maps,
-    asked: Mapping[str, Any],
-    folder: str | Path | None,
+    distance: float,
     *,
+    metrics: Sequence[str] | None = None,
+    rim: float = 5.0,
+    images: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
     on_progress: Callable[[float, str], None] | None,
     on_error: Callable[[str], None] | None,
     on_done: Callable[[list], None] | None,
@@ -52,35 +57,36 @@ def start_plan(
     lesion : node or (node, str)
     bundles : dict of str to node
     maps : Maps
-    asked : dict
-        metrics, distance, rim, images.
-    folder : path-like or None
-        Of the page; next to the scene, or a new temporary one, if None.
+    distance, metrics, rim, images
+        As of `BundleVerbs.structuresAtRisk`.
+    folder : path-like, optional
+        Of the page; next to the scene, or a new temporary one, by default.
     """
     if maps.maps is None:
-        raise InputError("there are no maps", "Fit the tensor first, and choose it.")
-    region, images = region_later(lesion), images_later(asked["images"])
+        raise InputError(_("there are no maps"), _("Fit the tensor first, and choose it."))
+    region, further = region_later(lesion), images_later(images)
     lines = {name: lines_later(node) for name, node in bundles.items()}
     wanted = Path(folder) if folder is not None else None
-    beside = scene_folder()
+    beside, called, scan_name = scene_folder(), {}, maps.name
 
     def write(place: Path) -> list[str]:
         maps.settled(maps.maps).save(place / "source")
         found = region()
+        called["lesion"] = found.name  # the worker reads it from a file, which may not be called so
         file = write_region(found, place / f"{file_name(found.name)}.nii")
         words = [str(place / "source"), file, "--out", str(place / OUTPUT)]
         for k, (name, read_lines) in enumerate(lines.items()):
             words += ["--tract", f"{name}={read_lines().save(place / f'bundle{k}.vtk')}"]
-        for name, image in images(place).items():
+        for name, image in further(place).items():
             words += ["--file", f"{name}={image}"]
-        words += ["--distance", str(asked["distance"]), "--rim", str(asked["rim"])]
-        return [*words, *(["--metrics", ",".join(asked["metrics"])] if asked["metrics"] else [])]
+        words += ["--distance", str(distance), "--rim", str(rim)]
+        return [*words, *(["--metrics", ",".join(metrics)] if metrics else [])]
 
     def read(made: Path):
         told = json.loads((made / "planning.json").read_text(encoding="utf-8"))
         page = keep(made, wanted or new_folder(beside, told["facts"]["lesion"]))
         return SimpleNamespace(
-            facts=told["facts"],
+            facts=told["facts"] | called,
             notes=told["notes"],
             bundles=[SimpleNamespace(**one) for one in told["bundles"]],
             tissue=[SimpleNamespace(**one) for one in told["tissue"]],
@@ -93,6 +99,7 @@ def start_plan(
         tables = show_plan(plan, plan.notice)
         for table in tables:
             table.SetAttribute(PAGE, str(plan.page))
+        file_nodes(tables, scan_name)
         return tables
 
     return start_worker(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from DMRIMicroLib.errors import DMRIMicroError
+
+from .words import _
 
 KILL_SECONDS = 1.5
 """How long to wait for a killed process to be gone."""
@@ -21,10 +23,25 @@ class WorkerError(DMRIMicroError):
     """The fit ended badly in its process."""
 
 
+def sentences() -> dict[str, str]:
+    """Return what may have to be said of a process; for the main thread, see `words`."""
+    return {
+        "start": _("{program} cannot be started ({error}). Install the module again."),
+        "signal": _("The worker process was ended by signal {number}."),
+        "code": _("The worker process ended with code {number}."),
+        "memory": _("Perhaps memory ran out: give a mask or close other programs."),
+        "result": _("The fit ended, but its result cannot be used: {error}"),
+    }
+
+
 def begin(
-    command: Sequence[str], out_file: Path, err_file: Path, env: dict[str, str] | None
+    command: Sequence[str],
+    out_file: Path,
+    err_file: Path,
+    env: dict[str, str] | None,
+    said: Mapping[str, str],
 ) -> subprocess.Popen:
-    """Start a process that writes into two files."""
+    """Start a process that writes into two files; `said` are the `sentences`."""
     with open(out_file, "wb") as out, open(err_file, "wb") as err:
         try:
             return subprocess.Popen(
@@ -36,9 +53,7 @@ def begin(
                 **_own_group(),
             )
         except OSError as error:
-            raise WorkerError(
-                f"{command[0]} cannot be started ({error}). Install the module again."
-            ) from error
+            raise WorkerError(said["start"].format(program=command[0], error=error)) from error
 
 
 def kill_tree(process: subprocess.Popen) -> None:
@@ -46,7 +61,10 @@ def kill_tree(process: subprocess.Popen) -> None:
     if os.name == "nt":
         # TerminateProcess would leave the children of PythonSlicer, which is only a launcher
         subprocess.run(
-            ["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False
+            ["taskkill", "/F", "/T", "/PID", str(process.pid)],
+            capture_output=True,
+            check=False,
+            creationflags=subprocess.CREATE_NO_WINDOW,
         )
     else:
         try:
@@ -59,13 +77,12 @@ def kill_tree(process: subprocess.Popen) -> None:
         pass  # held by a driver; the system ends it
 
 
-def complaint(code: int, err_file: Path) -> str:
-    """Return the last words of a process that ended badly."""
+def complaint(code: int, err_file: Path, said: Mapping[str, str]) -> str:
+    """Return the last words of a process that ended badly; `said` are the `sentences`."""
     lines = err_file.read_text("utf-8", errors="replace").strip().splitlines()[-ERROR_LINES:]
     if code < 0 or not lines:
-        what = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        hint = " Perhaps memory ran out: give a mask or close other programs." if code == -9 else ""
-        lines.insert(0, f"The worker process {what}.{hint}")
+        what = said["signal" if code < 0 else "code"].format(number=abs(code))
+        lines.insert(0, f"{what} {said['memory']}" if code == -9 else what)
     return "\n".join(lines)
 
 

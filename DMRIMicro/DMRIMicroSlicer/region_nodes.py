@@ -16,6 +16,7 @@ from DMRIMicroLib.masking import onto_grid
 
 from .geometry import parent_matrix, world_affine
 from .masks import VOLUMES, labelled, segments
+from .words import _
 
 if TYPE_CHECKING:
     from DMRIMicroLib.tracts.regions import Region
@@ -92,13 +93,17 @@ def labels_from(node, segment: str | None = None) -> tuple[NDArray, NDArray, dic
 def _label_map(node) -> tuple[NDArray, NDArray]:
     """Return the labels (i, j, k) of a volume, and its affine to world."""
     if node is None or node.GetClassName() not in VOLUMES:
-        kind = "nothing" if node is None else f"'{node.GetName()}' ({node.GetClassName()})"
+        kind = _("nothing") if node is None else f"'{node.GetName()}' ({node.GetClassName()})"
         raise InputError(
-            f"{kind} cannot be a region", "Choose a label map, a segmentation or a box (ROI)."
+            _("{kind} cannot be a region").format(kind=kind),
+            _("Choose a label map, a segmentation or a box (ROI)."),
         )
     data = labelled(node)
     if not (data > 0).any():
-        raise InputError(f"'{node.GetName()}' has no label above 0", "Draw something in it.")
+        raise InputError(
+            _("'{node}' has no label above 0").format(node=node.GetName()),
+            _("Draw something in it."),
+        )
     return data, world_affine(node)
 
 
@@ -125,7 +130,10 @@ def _layers(node, segment: str | None) -> list[tuple[NDArray, NDArray, str]]:
     """Return the segments that hold something."""
     layers = [layer for layer in segments(node, segment) if layer[0].any()]
     if not layers:
-        raise InputError(f"the segmentation '{node.GetName()}' is empty", "Draw something in it.")
+        raise InputError(
+            _("the segmentation '{node}' is empty").format(node=node.GetName()),
+            _("Draw something in it."),
+        )
     return layers
 
 
@@ -133,7 +141,7 @@ def _together(layers: Sequence[tuple[NDArray, NDArray, str]]) -> tuple[NDArray, 
     """Put segments, each on a grid of its own, on one that holds them all: labels, affine."""
     affine, shape = _around([(inside.shape, matrix) for inside, matrix, _ in layers])
     labels = np.zeros(shape, dtype=np.int16)
-    for number, (inside, matrix, _) in enumerate(layers, start=1):
+    for number, (inside, matrix, _name) in enumerate(layers, start=1):
         labels[onto_grid(inside, matrix, shape, affine)] = number
     return labels, affine
 
@@ -161,7 +169,9 @@ def _box(node) -> Callable[[], Region]:
     size = np.array(node.GetSize(), dtype=float)
     to_world = slicer.util.arrayFromVTKMatrix(node.GetObjectToWorldMatrix())
     if not (size > 0).all():
-        raise InputError(f"the box '{node.GetName()}' is empty", "Place and size it.")
+        raise InputError(
+            _("the box '{node}' is empty").format(node=node.GetName()), _("Place and size it.")
+        )
     count = np.clip(np.ceil(size / FINE), 1, MOST).astype(int)
     edge = size / count
     inner = np.diag([*edge, 1.0])

@@ -16,6 +16,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 from . import flags
 from .background import Steps, at_once
 from .geometry import remember_axes
+from .hierarchy import file_nodes
 from .nodes import unique_name
 
 PROVENANCE = "DMRIMicro.provenance"
@@ -25,6 +26,9 @@ UNIT = "DMRIMicro.unit"
 PRIOR_DRIVEN = "DMRIMicro.prior_driven"
 """Node attributes; a map has `METRIC`, its standard deviation `DEVIATION_OF` instead. Nodes of a
 metric that the acquisition by itself does not determine have `PRIOR_DRIVEN`: what it lacks."""
+
+SCAN = "DMRIMicro.scan"
+"""Node reference: the diffusion volume that a node was made of."""
 
 PRIOR_FOLDER = "prior-driven"
 """Name of the folder of such nodes."""
@@ -65,7 +69,7 @@ UCUM = {
 """Our units in the Unified Code for Units of Measure, and in words."""
 
 
-def show_maps(maps, scan_name: str) -> list:
+def show_maps(maps, scan_name: str, scan_id: str = "") -> list:
     """Add a node for every map, in a subject-hierarchy folder; on failure add nothing.
 
     Parameters
@@ -74,6 +78,8 @@ def show_maps(maps, scan_name: str) -> list:
         What a fit gave, in world coordinates.
     scan_name : str
         Beginning of the node names: ``"<scan> FA"``.
+    scan_id : str
+        Of the diffusion volume's node, which the new ones refer to (`scan_of`).
 
     Returns
     -------
@@ -83,16 +89,16 @@ def show_maps(maps, scan_name: str) -> list:
         ``"<scan> dti flags"``, whose description says what the numbers mean. The nodes of several
         models lie in a folder each, prior-driven ones in a folder within.
     """
-    return at_once(showing_maps(maps, scan_name))
+    return at_once(showing_maps(maps, scan_name, scan_id))
 
 
-def showing_maps(maps, scan_name: str) -> Steps:
+def showing_maps(maps, scan_name: str, scan_id: str = "") -> Steps:
     """Do as `show_maps`, node by node; given up, add nothing."""
     shown: dict[str, list] = {item.model: [] for item in maps.values()}
     added: list = []  # all that is new in the scene, to be taken back on failure
     try:
         for model, nodes in shown.items():
-            yield from _show_model(maps, model, scan_name, nodes, added)
+            yield from _show_model(maps, model, scan_name, scan_id, nodes, added)
         yield from _file_all(scan_name, shown)
     except BaseException:
         for node in added:
@@ -100,6 +106,17 @@ def showing_maps(maps, scan_name: str) -> Steps:
         raise
     added = [node for nodes in shown.values() for node in nodes]
     return [node for node in added if slicer.mrmlScene.IsNodePresent(node)]
+
+
+def mark_scan(node, scan_id: str) -> None:
+    """Let a node refer to the diffusion volume that it was made of, if that is still there."""
+    if scan_id and slicer.mrmlScene.GetNodeByID(scan_id) is not None:
+        node.SetNodeReferenceID(SCAN, scan_id)
+
+
+def scan_of(node):
+    """Return the diffusion volume that a node was made of; None if nobody knows, or it is gone."""
+    return node.GetNodeReference(SCAN)
 
 
 def colour_node_id(colormap: str) -> str:
@@ -114,13 +131,14 @@ def colour_node_id(colormap: str) -> str:
     return GREY
 
 
-def _show_model(maps, model: str, scan_name: str, nodes: list, added: list) -> Steps:
+def _show_model(maps, model: str, scan_name: str, scan_id: str, nodes: list, added: list) -> Steps:
     """Add the nodes of one model to the scene, to `nodes` and to `added`."""
 
     def new(cls: str, name: str):
         node = slicer.mrmlScene.AddNewNodeByClass(cls, unique_name(f"{scan_name} {name}"))
         added.append(node)  # before anything can fail, so that it is removed then
         nodes.append(node)
+        mark_scan(node, scan_id)
         return node
 
     for name, item in maps.items():
@@ -222,22 +240,12 @@ def _coded_unit(unit: str):
 
 def _file_all(scan_name: str, shown: dict[str, list]) -> Steps:
     """Put the nodes into the scan's folder, those of several models into a folder each."""
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    top = _folder(hierarchy, hierarchy.GetSceneItemID(), f"{scan_name} microstructure")
     for model, nodes in shown.items():
-        folder = top if len(shown) == 1 else _folder(hierarchy, top, model)
-        for node in filter(slicer.mrmlScene.IsNodePresent, nodes):  # the user may remove some
-            prior_driven = node.GetAttribute(PRIOR_DRIVEN) is not None
-            place = _folder(hierarchy, folder, PRIOR_FOLDER) if prior_driven else folder
-            # without the application nobody makes the items
-            item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(place, node)
-            hierarchy.SetItemParent(item, place)
+        folders = [] if len(shown) == 1 else [model]
+        for node in nodes:
+            leans = node.GetAttribute(PRIOR_DRIVEN) is not None
+            file_nodes([node], scan_name, *folders, *([PRIOR_FOLDER] if leans else []))
             yield
-
-
-def _folder(hierarchy, parent: int, name: str) -> int:
-    """Return the folder of that name under `parent`, a new one if there is none."""
-    return hierarchy.GetItemChildWithName(parent, name) or hierarchy.CreateFolderItem(parent, name)
 
 
 def remove(node) -> None:

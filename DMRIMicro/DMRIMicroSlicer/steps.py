@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from .background import Steps
 from .notes import fit_notes, tell
+from .words import _
 
 PREPARATIONS = ("noise", "denoise", "degibbs")
 """Options that `preprocess.prepare` takes; the others are those of the fit."""
@@ -46,7 +47,7 @@ def shows(
             nodes = yield from show(made)
         except Exception as error:
             if on_error:
-                on_error(f"The result cannot be shown: {error}")
+                on_error(_("The result cannot be shown: {error}").format(error=error))
             return
         tell(notes(made), on_note)
         if on_done:

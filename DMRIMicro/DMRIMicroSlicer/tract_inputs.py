@@ -15,6 +15,7 @@ from .nodes import DWI_CLASS, open_node, scan_from_node
 from .region_nodes import region_from, regions_later
 from .results import METRIC
 from .tract_nodes import DIRECTION, points_from_node
+from .words import _
 
 SEEDS, INSIDE = "FA > 0.3", "FA > 0.15"
 """Rules of the voxels that lines start in, and run in."""
@@ -62,7 +63,7 @@ class Maps:
     def unfitted(cls, given: Any, mask: Any = None) -> Maps:
         """Read nodes; a diffusion volume is not fitted yet."""
         if given is None:
-            raise InputError("there are no maps", "Fit the tensor first, or give the scan.")
+            raise InputError(_("there are no maps"), _("Fit the tensor first, or give the scan."))
         if hasattr(given, "GetClassName"):
             if given.IsA(DWI_CLASS):
                 scan, masked = open_node(given, mask)
@@ -135,8 +136,8 @@ class Tracking:
             )
         if self.within is not None or self.density is not None or self.count is not None:
             raise InputError(
-                "seeds are given, which within, density and count do not change",
-                "Leave these out, or give a rule.",
+                _("seeds are given, which within, density and count do not change"),
+                _("Leave these out, or give a rule."),
             )
         if hasattr(self.seeds, "GetClassName"):
             return points_from_node(self.seeds)
@@ -147,7 +148,9 @@ class Tracking:
         if self.options.get("odf") != CSD:
             return None
         if self.dwi is None:
-            raise InputError("deconvolution needs the scan", "Give dwiNode, or follow the tensor.")
+            raise InputError(
+                _("deconvolution needs the scan"), _("Give dwiNode, or follow the tensor.")
+            )
         return scan_from_node(self.dwi)
 
     def regions(self) -> dict[str, list]:
@@ -178,8 +181,8 @@ class Tracking:
 
         if "tensor" not in maps.maps:
             raise InputError(
-                "there is no tensor among these maps",
-                "Fit the model dti, or give the diffusion scan.",
+                _("there is no tensor among these maps"),
+                _("Fit the model dti, or give the diffusion scan."),
             )
         for name in sorted(self.names() - set(self.images or {})):
             Layers(maps.maps)[name]

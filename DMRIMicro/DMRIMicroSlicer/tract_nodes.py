@@ -21,6 +21,7 @@ from .geometry import parent_matrix
 from .map_nodes import Look
 from .nodes import unique_name
 from .results import GREY, PROVENANCE, remove
+from .words import _
 
 MODEL, BUNDLE, POINTS = (
     "vtkMRMLModelNode",
@@ -70,7 +71,8 @@ def showing_lines(lines, name: str, look: Look | None = None, colour_by: str = D
     known = (DIRECTION, *lines.per_point)
     if colour_by and colour_by not in known:
         raise InputError(
-            f"there are no values {colour_by!r} along the lines", f"There are {', '.join(known)}."
+            _("there are no values {colour_by!r} along the lines").format(colour_by=colour_by),
+            _("There are {known}.").format(known=", ".join(known)),
         )
     points, ends, values = yield partial(_plain, lines)
     data = vtk.vtkPolyData()
@@ -137,13 +139,17 @@ def lines_later(node) -> Callable:
 
     if node is None or not (node.IsA(MODEL) or node.IsA(BUNDLE)):
         raise InputError(
-            "a model or fibre bundle with lines is expected, "
-            + ("got nothing" if node is None else f"got '{node.GetName()}'"),
-            "Track fibres first, or load a file of them.",
+            _("a model or fibre bundle with lines is expected, got {what}").format(
+                what=_("nothing") if node is None else f"'{node.GetName()}'"
+            ),
+            _("Track fibres first, or load a file of them."),
         )
     data, grid = node.GetPolyData(), node.GetAttribute(GRID)
     if data is None or not (data.GetNumberOfLines() or grid):  # our own may have found none
-        raise InputError(f"'{node.GetName()}' has no lines", "Track fibres, or choose another one.")
+        raise InputError(
+            _("'{node}' has no lines").format(node=node.GetName()),
+            _("Track fibres, or choose another one."),
+        )
     cells = data.GetLines()
     ends = vtk_to_numpy(cells.GetOffsetsArray())
     order = vtk_to_numpy(cells.GetConnectivityArray())
@@ -195,11 +201,13 @@ def points_from_node(node) -> NDArray[np.float64]:
         found = _to_world(parent_matrix(node), held)
     else:
         raise InputError(
-            f"'{node.GetName()}' ({node.GetClassName()}) holds no seeds",
-            "Give a rule, seeds of this module, or a list of points.",
+            _("'{node}' ({kind}) holds no seeds").format(
+                node=node.GetName(), kind=node.GetClassName()
+            ),
+            _("Give a rule, seeds of this module, or a list of points."),
         )
     if not len(found):
-        raise InputError(f"'{node.GetName()}' has no points", "Place some.")
+        raise InputError(_("'{node}' has no points").format(node=node.GetName()), _("Place some."))
     return found
 
 

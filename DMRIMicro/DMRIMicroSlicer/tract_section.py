@@ -11,6 +11,7 @@ from DMRIMicroLib.errors import DMRIMicroError
 
 from . import choices
 from .choices import Choices
+from .results import scan_of
 from .tract_nodes import DIRECTION
 
 WAYS = ("deterministic", "probabilistic")
@@ -90,6 +91,14 @@ class TractSection:
             return _("choose a diffusion scan, or a tensor")
         if kept.followed == "csd" and kept.dwi is None:
             return _("deconvolution needs the diffusion scan, too")
+        made = None if kept.tensor is None else scan_of(kept.tensor)
+        if kept.followed == "csd" and made is not None and made.GetID() != kept.dwi.GetID():
+            told = _(
+                "'{tensor}' was made of '{other}', deconvolution would take '{scan}': choose one"
+            )
+            return told.format(
+                tensor=kept.tensor.GetName(), other=made.GetName(), scan=kept.dwi.GetName()
+            )
         return ""
 
     def _list_maps(self, kept) -> list[str]:

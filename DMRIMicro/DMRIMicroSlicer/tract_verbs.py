@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .background import at_once
+from .hierarchy import file_nodes
 from .jobs import Chained
 from .map_nodes import image_files, maps_of
 from .results import METRIC
@@ -66,7 +67,9 @@ class TractVerbs:
         """
         opened = Maps.of(maps)
         chosen = start_points(opened, rule, within, density, count, images, seed)
-        return show_seeds(chosen, f"{opened.name} seeds")
+        node = show_seeds(chosen, f"{opened.name} seeds")
+        file_nodes([node], opened.name)
+        return node
 
     def tracts(
         self,
@@ -146,7 +149,9 @@ class TractVerbs:
             if kept := asked.kept():
                 lines = lines.along(opened.maps, kept, files=files)
         look = opened.looks.get(colourBy)
-        return at_once(showing_lines(lines, f"{opened.name} tracts", look, colourBy))
+        node = at_once(showing_lines(lines, f"{opened.name} tracts", look, colourBy))
+        file_nodes([node], opened.name)
+        return node
 
     def startTracts(
         self,

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from .background import Steps
+from .hierarchy import file_nodes
 from .job import OUTPUT, FitJob
 from .map_nodes import images_later, trimmed
 from .region_nodes import region_later
 from .steps import shows
 from .tract_inputs import Maps, Tracking
 from .tract_nodes import showing_lines
+from .words import _
 from .worker import start_worker
 
 LINES = "lines.vtk"
@@ -76,7 +78,9 @@ def start_tracts(
 
     def show(lines) -> Steps:
         look = maps.looks.get(asked.colour_by)
-        return [(yield from showing_lines(lines, f"{maps.name} tracts", look, asked.colour_by))]
+        node = yield from showing_lines(lines, f"{maps.name} tracts", look, asked.colour_by)
+        file_nodes([node], maps.name)
+        return [node]
 
     return start_worker(
         "tracts",
@@ -92,8 +96,9 @@ def start_tracts(
 def _notes(lines) -> Sequence[str]:
     """Say what the user must know of lines."""
     if len(lines):
-        return [f"{len(lines)} lines; a bundle that was not found may be there all the same"]
-    return ["no line was found: loosen the rules, the regions or the least length"]
+        told = _("{number} lines; a bundle that was not found may be there all the same")
+        return [told.format(number=len(lines))]
+    return [_("no line was found: loosen the rules, the regions or the least length")]
 
 
 def _seeds(maps: Maps, asked: Tracking) -> Callable[[Path], list[str]]:

@@ -21,6 +21,7 @@ from .model_list import ModelList
 from .network_fields import NetworkFields
 from .parameters import parameters
 from .plan_section import PlanSection
+from .scan_choices import SELECTORS, ScanChoices
 from .starts import starts
 from .tract_section import TractSection
 from .work import Work
@@ -54,8 +55,9 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.fields = AcquisitionFields(self.ui, self._on_field)
         self.network = NetworkFields(self.ui, self._on_path)
         self.messages = Messages(self.ui.logText)
+        self.of_scan = ScanChoices(self.ui, self.messages)
         self.work = Work(self.ui, self.messages, self._show_running)
-        self.importing = ImportButton(self.ui, self.logic, self.messages, self._ready)
+        self.importing = ImportButton(self.ui, self.logic, self.messages, self.work, self._ready)
         self.sections = [
             section(self.ui, self.logic, self._on_choice, self.onSection)
             for section in (EnhanceSection, TractSection, PlanSection)
@@ -139,6 +141,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._on_dwi_changed)
         if self._parameters is not None:
             self._parameters.dwi = node
+            self.of_scan.change(node)
         self._refresh()
 
     def _on_dwi_changed(self, _caller=None, _event=None) -> None:
@@ -147,6 +150,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _on_mask(self, node) -> None:
         if self._parameters is not None:
             self._parameters.mask = node
+            self.of_scan.choose("mask", node)
 
     def _on_models(self) -> None:
         if self._parameters is not None:
@@ -168,6 +172,8 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _on_choice(self, name: str, value) -> None:
         if self._parameters is not None:
             setattr(self._parameters, name, value)
+            if name in SELECTORS:
+                self.of_scan.choose(name, value)
             self._refresh_sections()
 
     def _on_field(self, name: str, value: float | None) -> None:
@@ -218,6 +224,7 @@ class DMRIMicroWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.network.show(kept)
         for section in self.sections:
             section.show(kept)
+        self.of_scan.begin(self.ui.dwiSelector.currentNode())
         self._offer_network()
         self.list.check(models.split(","))
         self.ui.uncertaintyCheck.setChecked(kept.uncertainty)

@@ -15,7 +15,8 @@ from DMRIMicroLib.errors import InputError
 from . import attributes
 from .job import OUTPUT, FitJob
 from .library import LIBRARY, library_parent
-from .notes import with_notes
+from .notes import of_scan, with_notes
+from .words import _
 
 SWITCHES = {
     "method": "--method",
@@ -92,14 +93,14 @@ def start_maps(
     """
     from DMRIMicroLib.maps import MapSet
 
-    notes = scan.notes  # the files that the worker reads do not hold them
+    name, notes = scan.name, scan.notes  # the files that the worker reads do not hold them
     asked = [*words, *switches(options or {}), "--no-report"]
 
     def write(folder: Path) -> list[str]:
         return [*scan_words(masked(scan), folder), "--out", str(folder / OUTPUT), *asked]
 
     def read(maps_folder: Path) -> MapSet:
-        return with_notes(MapSet.load(maps_folder), notes)
+        return with_notes(of_scan(MapSet.load(maps_folder), name), notes)
 
     return start_worker(verb, write, read, device=device, **callbacks)
 
@@ -207,8 +208,10 @@ def _model_files(models: Iterable) -> list[str]:
             files.append(inspect.getfile(kind))
         except (TypeError, OSError):
             raise InputError(
-                f"model {model.name!r} does not come from a file, so the worker cannot read it",
-                "Put it in a file and load that (loadModels), or use fit.",
+                _("model {name!r} does not come from a file, so the worker cannot read it").format(
+                    name=model.name
+                ),
+                _("Put it in a file and load that (loadModels), or use fit."),
             ) from None
     return [word for file in dict.fromkeys(files) for word in ("--model-file", file)]
 
@@ -227,7 +230,7 @@ def python_executable() -> str:
     if Path(sys.executable or "").stem.lower().startswith("python"):
         return sys.executable
     raise InputError(
-        "PythonSlicer was not found", "Install 3D Slicer again; it belongs to every release."
+        _("PythonSlicer was not found"), _("Install 3D Slicer again; it belongs to every release.")
     )
 
 

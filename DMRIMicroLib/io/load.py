@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ def load(
     delta: float | None = None,
     Delta: float | None = None,
     TE: float | None = None,
+    progress: Callable[[float, str], None] | None = None,
 ) -> Scan:
     """Open a diffusion scan.
 
@@ -48,6 +49,8 @@ def load(
         Volumes to leave out, counted from 0.
     delta, Delta, TE : float, optional
         Gradient timing and echo time [ms].
+    progress : callable(fraction, text), optional
+        Called again and again while DICOM is converted; what it raises stops that.
 
     Raises
     ------
@@ -59,7 +62,7 @@ def load(
         raise InputError("there is no such file or folder", "Check the path.", file=path)
     name = path.name.lower()
     if path.is_dir():
-        image = dicom.load(path)
+        image = dicom.load(path, progress)
     elif name.endswith(NIFTI):
         image = nifti.load(path, bval, bvec)
     elif name.endswith(NRRD):
