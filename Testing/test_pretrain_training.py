@@ -436,6 +436,22 @@ def test_what_cannot_be_learned_from_is_named(data, weights, tmp_path):
             ran("finetune", weights, "--data", data, "--out", tmp_path, *words)
 
 
+def test_what_is_wrong_is_found_before_anything_is_begun(data, weights, tmp_path):
+    """Else the mended command would be refused as another training."""
+    maps, run = tmp_path / "maps", tmp_path / "run"
+    truth(data, maps)
+    shutil.rmtree(maps / "sub-carol")  # the last scan: hours would be lost
+    words = {"settings": QUICK, "way": "sh"}
+    with pytest.raises(InputError, match="sub-carol/dwi: there is no map of"):
+        finetune(weights, scans(data), run, maps=maps, **words)
+    with pytest.raises(InputError, match="are not among"):
+        finetune(weights, scans(data), run, held_out=["dave"], **words)
+    high = Target(protocol({1000.0: 6, 3000.0: 6}, b0=1))
+    with pytest.raises(InputError, match="b up to 3000"):
+        finetune(weights, scans(data), run, target=high, **words)
+    assert not run.exists()
+
+
 def test_the_noise_floor_is_taken_out_before_other_volumes_are_predicted():
     """Of a scan in its own voxels; larger voxels have lost it already."""
     acq = protocol({1000.0: 12, 2000.0: 12}, b0=4)

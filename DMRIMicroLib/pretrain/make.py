@@ -34,7 +34,7 @@ from .clock import TOOK, Clock
 from .describe import nameless
 from .examples import example_stream
 from .given import found_maps
-from .held_out import split
+from .held_out import split, subjects_apart
 from .learning import Progress, Settings, learn, steps_done
 from .prepare import Plan, prepare
 from .presets import settings_of
@@ -193,6 +193,10 @@ def run(
     if not scans:
         raise InputError("there are no scans", "Check the data set.")
     nameless(name, scans)
+    # before hours of work, and before anything is written that the mended command would not fit
+    subjects_apart([one.subject for one in scans], job.held_out)
+    for one in scans:
+        job.plan.check(one)
     loaded = open_codebook(job.start)
     _begin(job, scans, loaded, folder)
     clock = Clock(folder, job.settings.accelerator)

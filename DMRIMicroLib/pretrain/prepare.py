@@ -74,14 +74,14 @@ class Plan:
         if self.way not in WAYS:
             raise InputError(f"there is no way {self.way!r}", f"Choose from: {', '.join(WAYS)}.")
 
-    def open(self, one: ScanFiles) -> Scan:
-        """Read a scan, as coarse as the target.
+    def check(self, one: ScanFiles) -> Scan:
+        """Open a scan, and hold it and its maps to what they are needed for.
 
         Raises
         ------
         InputError
             If the scan has too few volumes, or if the target asks for higher b-values than it has:
-            any way would answer, and none could know.
+            any way would answer, and none could know. If its maps are not there, or not usable.
         """
         scan = one.load(**dict(self.reading))
         acq = scan.acquisition
@@ -99,7 +99,13 @@ class Plan:
                 "Leave the scan out, or give a scheme (--target-scheme) within its b-values.",
                 file=one.image,
             )
-        return downsampled(scan, self.target.voxel)
+        if self.maps is not None:
+            given_maps(one, scan, self.maps)
+        return scan
+
+    def open(self, one: ScanFiles) -> Scan:
+        """Read a scan, as coarse as the target."""
+        return downsampled(self.check(one), self.target.voxel)
 
 
 @dataclass(frozen=True)
