@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -115,7 +116,7 @@ def pretrain(
     with shown(progress) as tell:
         words = {"settings": settings, "fresh": fresh, "way": interpolation.value}
         card = make(network, scans, target, out, progress=tell, **words, **options)
-    typer.echo(f"weights: {card.with_suffix('.safetensors')}")
+    _say(card)
 
 
 def finetune(
@@ -168,7 +169,7 @@ def finetune(
     with shown(progress) as tell:
         words = {"settings": settings, "target": target, "maps": truth, "way": interpolation.value}
         card = make(network, scans, out, progress=tell, **words, **options)
-    typer.echo(f"weights: {card.with_suffix('.safetensors')}")
+    _say(card)
 
 
 def _scans(
@@ -220,6 +221,27 @@ def _settings(
         torch.set_num_threads(threads)
     which = "cuda" if there and device != "cpu" else "cpu"
     return settings_of(preset.value, gentle, steps=steps, seed=seed, accelerator=which)
+
+
+def _say(card: Path) -> None:
+    """Say what held-out scans thought of it, and where the weights are."""
+    told = json.loads(card.read_text(encoding="utf-8"))["training"]["learned"]
+    typer.echo(learned(told))
+    typer.echo(f"weights: {card.with_suffix('.safetensors')}")
+
+
+def learned(told: dict[str, Any]) -> str:
+    """Put in words what a card says of the training."""
+    if "prior" in told:
+        return "what reads metrics was taught; what is expected of tissue stays"
+    losses = {int(k): v for k, v in told["loss of held-out scans by step"].items()}
+    best, last = told["steps"], max(losses)
+    if not best:
+        return f"held-out scans gained nothing in {last} steps: the prior is what it began with"
+    return (
+        f"loss of held-out scans: {losses[0]:.3f} before, {losses[best]:.3f} after {best} steps "
+        f"(of {last}), which are the weights that count"
+    )
 
 
 def _given(times: dict[str, Any]) -> tuple[tuple[str, float], ...]:

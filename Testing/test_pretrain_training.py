@@ -19,6 +19,7 @@ from test_cli_codebook import ran
 from tiny_codebook import one_thread, tiny_network, tiny_space, tiny_weights  # noqa: F401
 
 import DMRIMicroLib as dm
+from DMRIMicroLib.cli_pretrain import learned
 from DMRIMicroLib.codebooks.network import of_head
 from DMRIMicroLib.codebooks.scale import Scale
 from DMRIMicroLib.cohort.dataset import Dataset
@@ -309,6 +310,7 @@ def test_pretrain_makes_weights_that_codebook_takes(data, weights, tmp_path, mon
     said = ran(*words).output
     file = tmp_path / "run" / "codebook-pretrained-1.0.0.safetensors"
     assert str(file) in said.replace("\n", "")
+    assert "held-out scans" in said
     verify(file, "codebook")
     text = file.with_suffix(".json").read_text()
     card = json.loads(text)
@@ -340,6 +342,14 @@ def test_pretrain_makes_weights_that_codebook_takes(data, weights, tmp_path, mon
     scan = scans(data, "alice")[0].load()
     maps = dm.codebook(scan, weights=file)
     assert np.isfinite(maps["FA"].data).all()
+
+
+def test_the_command_says_whether_held_out_scans_gained():
+    losses = {"0": 1.06, "20": 0.9, "40": 0.95}
+    told = {"steps": 20, "loss of held-out scans by step": losses}
+    assert learned(told).startswith("loss of held-out scans: 1.060 before, 0.900 after 20 steps")
+    assert "gained nothing in 40 steps" in learned(told | {"steps": 0})
+    assert "what is expected of tissue stays" in learned({"prior": "kept"})
 
 
 def test_fresh_weights_owe_nothing_to_the_start_but_shape_and_space(data, weights, tmp_path):
