@@ -28,6 +28,13 @@ def _show_names(wanted: bool) -> None:
 
 def simulate(
     out: Annotated[Path, typer.Option(help="Folder for the scan, its truth and its state.")],
+    bids: Annotated[
+        str,
+        typer.Option(
+            help="Labels, commas between: a subject each, with seeds from --seed on; "
+            "the folder is then a BIDS data set."
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(help="The same seed gives the same scan.")] = 0,
     protocol: Annotated[
         str, typer.Option(help="A name (see --list), or two files: dwi.bval,dwi.bvec.")
@@ -79,37 +86,54 @@ def simulate(
         raise InputError("--lesion-masks without a stroke", "Add --lesion stroke.")
     check_writable(out)
     # after the input is known to be good: importing torch takes seconds
+    from .brain import dataset
     from .brain.ownscan import open_anatomy
     from .brain.phantom import SubjectConfig
-    from .brain.simulate import check_free
+    from .brain.simulate import TRUTH, check_free
     from .brain.simulate import simulate as run
     from .fitting.estimate import choose_device
 
-    check_free(out, overwrite=overwrite)
+    labels = dataset.labels_of(bids)
+    if labels:
+        dataset.check_free_subjects(out, labels, overwrite=overwrite)
+    else:
+        check_free(out, overwrite=overwrite)
+    said = []
     with shown(progress) as tell:
         tell(0.0, "Reading the anatomy")
-        made = run(
-            open_anatomy(anatomy),
-            seed=seed,
-            protocol=acquisition,
-            field=field,
-            voxel_size=voxel_size,
-            scanner=None if scanner is None else known_scanner(scanner),
-            subject=SubjectConfig(masks=lesion_masks),
-            lesion=lesion,
-            age=age,
-            models=wanted_models(models),
-            device=choose_device(device),
-            progress=lambda done, text: tell(WRITING * done, text),
-        )
-        tell(WRITING, "Writing")
-        image = made.save(out, overwrite=overwrite)
+        head, parts = open_anatomy(anatomy), max(1, len(labels))
+        for k, label in enumerate(labels or [None]):
+
+            def told(done: float, text: str, k: int = k) -> None:
+                tell((k + done) / parts, text)
+
+            made = run(
+                head,
+                seed=seed + k,
+                protocol=acquisition,
+                field=field,
+                voxel_size=voxel_size,
+                scanner=None if scanner is None else known_scanner(scanner),
+                subject=SubjectConfig(masks=lesion_masks),
+                lesion=lesion,
+                age=age,
+                models=wanted_models(models),
+                device=choose_device(device),
+                progress=lambda done, text, told=told: told(WRITING * done, text),
+            )
+            told(WRITING, "Writing")
+            if label is None:
+                image = made.save(out, overwrite=overwrite)
+            else:
+                image = dataset.save(made, out, label, overwrite=overwrite)
+            shape = " x ".join(map(str, made.scan.shape))
+            said.append(f"{shape} voxels, {made.scan.acquisition.describe()}: {image}")
         tell(1.0, "Done")
     for note in notes:
         console.print(f"note: {note}", style="dim")
-    shape = " x ".join(map(str, made.scan.shape))
-    typer.echo(f"{shape} voxels, {made.scan.acquisition.describe()}: {image}")
-    typer.echo(f"truth: {image.parent / 'truth'}")
+    for line in said:
+        typer.echo(line)
+    typer.echo(f"truth: {out / (dataset.KNOWN if labels else TRUTH)}")
 
 
 def wanted_models(text: str) -> list[str] | None:

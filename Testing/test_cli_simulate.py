@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -90,16 +89,38 @@ def test_a_protocol_of_files_is_played_and_written_back(head, tables, tmp_path):
     assert json.loads((tmp_path / "out" / "dwi.json").read_text())["EchoTime"] == 0.07
 
 
-def test_timing_is_read_back_from_a_data_set(head, tmp_path):
-    folder = tmp_path / "set" / "sub-01" / "dwi"
-    simulated(head, tmp_path / "out", "--protocol", "b1k_b2k")
-    folder.mkdir(parents=True)
-    for kind in ("nii.gz", "bval", "bvec", "json"):
-        shutil.copy(tmp_path / "out" / f"dwi.{kind}", folder / f"sub-01_dwi.{kind}")
-    (files,) = Dataset.open(tmp_path / "set").scans()
+def test_subjects_of_a_data_set_are_found_with_masks_and_timing(head, tmp_path):
+    words = ["--protocol", "b1k_b2k", "--seed", 3]
+    run = simulated(head, tmp_path / "set", "--bids", "01,sub-02", *words)
+    assert "set/derivatives/simulated" in run.output.replace("\n", "").replace("\\", "/")
+    one, two = Dataset.open(tmp_path / "set").scans()
     played = named("b1k_b2k")
     wanted = {name: getattr(played, name) for name in ("delta", "Delta", "TE")}
-    assert files.timing == pytest.approx(wanted)
+    assert one.timing == pytest.approx(wanted)
+    assert (one.key, two.key) == ("sub-01", "sub-02")
+    # as by itself, with the seed after the first
+    simulated(head, tmp_path / "alone", "--protocol", "b1k_b2k", "--seed", 4)
+    alone = dm.load(tmp_path / "alone" / "dwi.nii.gz", mask=tmp_path / "alone" / "dwi_mask.nii.gz")
+    scan = two.load()
+    np.testing.assert_array_equal(scan.volumes([0, 20]), alone.volumes([0, 20]))
+    np.testing.assert_array_equal(scan.mask, alone.mask)
+    np.testing.assert_allclose(scan.acquisition.bvecs, alone.acquisition.bvecs)
+    known = tmp_path / "set" / "derivatives" / "simulated" / "sub-02"
+    assert sorted(f.name for f in known.iterdir()) == ["state.safetensors", "truth"]
+    assert json.loads((tmp_path / "set" / "dataset_description.json").read_text())["Name"]
+
+
+def test_subjects_that_are_there_stay_and_odd_labels_are_refused(head, tmp_path):
+    words = ["--protocol", "clinical6", "--bids"]
+    simulated(head, tmp_path, *words, "02")
+    image = tmp_path / "sub-02" / "dwi" / "sub-02_dwi.nii.gz"
+    before = image.read_bytes()
+    assert "--overwrite" in refused(head, tmp_path, *words, "01,02", "--seed", 5)
+    assert not (tmp_path / "sub-01").exists()
+    simulated(head, tmp_path, *words, "01,02", "--seed", 5, "--overwrite")
+    assert image.read_bytes() != before
+    assert "no label" in refused(head, tmp_path, *words, "a_b")
+    assert "twice" in refused(head, tmp_path, *words, "03,sub-03")
 
 
 def test_columns_and_other_units_are_read_as_from_a_scan(head, tables, tmp_path):

@@ -22,15 +22,13 @@ from ..errors import InputError
 from ..files import staged
 from ..index import INDEX, read_index
 from ..io import nifti
-from ..io.bids import DESCRIPTION, MS_PER_S, PREPROCESSED, TIMES, ScanFiles, read_json
+from ..io.bids import BIDS_VERSION, DESCRIPTION, MS_PER_S, PREPROCESSED, TIMES, ScanFiles, read_json
 from ..maps import MapSet
 from ..metric import Flag
 from ..version import __version__
 
 if TYPE_CHECKING:
     from ..rish.result import Enhanced
-
-BIDS_VERSION = "1.11.0"
 
 SOFTWARE = "DMRIMicro"
 

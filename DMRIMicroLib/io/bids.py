@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..scan import Scan
 
 DESCRIPTION = "dataset_description.json"
+BIDS_VERSION = "1.11.0"
 
 NIFTI = (".nii.gz", ".nii")
 
