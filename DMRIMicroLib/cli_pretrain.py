@@ -37,7 +37,7 @@ class Way(StrEnum):
 
 
 class Preset(StrEnum):
-    """Lengths of the training."""
+    """Lengths of the training: `pretrain.presets`."""
 
     cpu = "cpu"
     gpu = "gpu"
@@ -56,13 +56,17 @@ HeldOut = Annotated[
     str, typer.Option(help="Subjects that say when to stop; a fifth of them if left out.")
 ]
 Scheme = Annotated[
-    str, typer.Option(help="b-values and b-vectors of the short scans: short.bval,short.bvec.")
+    str, typer.Option(help="Of the short scans: short.bval,short.bvec, or one of them (NIfTI).")
 ]
 SNR = Annotated[
-    str, typer.Option(help="Of the target's b0, one number or a range: 15,30.", show_default=False)
+    str,
+    typer.Option(
+        help="Of the target's b0, one number or a range: 15,30. `dmrimicro info` tells a scan's.",
+        show_default=False,
+    ),
 ]
 Ways = Annotated[Way, typer.Option(help="How signals are moved to the target's scheme.")]
-Length = Annotated[Preset, typer.Option(help="Length of the training; cpu-short to try.")]
+Length = Annotated[Preset, typer.Option(help="How long: cpu an hour or two, cpu-short minutes.")]
 Steps = Annotated[int | None, typer.Option(help="Of the training, at most.", min=1)]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same training.")]
 Workers = Annotated[int, typer.Option(help="Processes that make examples; 0 for none.", min=0)]

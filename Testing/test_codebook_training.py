@@ -1,5 +1,6 @@
 """Pools of labelled slices, the examples made of them, and the training loop."""
 
+import warnings
 from dataclasses import replace
 from itertools import islice, repeat
 from pathlib import Path
@@ -586,7 +587,10 @@ def test_calibration_covers_what_it_should_in_scans_of_few_volumes_and_of_many()
         return Prediction(tokens.mean, torch.full((4000, 2), 0.3).log(), *5 * [tokens.mean])
 
     scale = Scale(("FA", "MD"), (5.0, 5.0), (1.0, 1.0))
-    factors, correlations = calibrate(torch.nn.Identity(), scale, iter(examples), predict)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        factors, correlations = calibrate(torch.nn.Identity(), scale, iter(examples), predict)
+    assert correlations["MD"] == 0
     assert factors[0] == pytest.approx(2, rel=0.05)
     assert factors[1] == 1  # no label, nothing to say
     assert correlations["FA"] == pytest.approx(1 / (1 + 0.225) ** 0.5, abs=0.02)

@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from phantom import directions, fibre_tensors, protocol, tensor_signal
+from phantom import directions, fibre_tensors, protocol, ring_scan, tensor_signal
 from scipy.optimize import nnls
 from tiny_codebook import one_thread, tiny_space  # noqa: F401
 
 from DMRIMicroLib.acquisition import Acquisition
 from DMRIMicroLib.brain.directions import rotation
 from DMRIMicroLib.errors import InputError
+from DMRIMicroLib.io import nifti
 from DMRIMicroLib.physics.sh import sh_basis
 from DMRIMicroLib.pretrain.dictionary import begin, frames, learn
 from DMRIMicroLib.pretrain.qspace import Harmonics, Numbers, Propagator, Shore, numbers_of
@@ -183,6 +184,14 @@ def test_a_scheme_is_read_in_fsls_convention(tmp_path):
         read_scheme(f"{tmp_path}/a.bval,{tmp_path}/b.bvec")
     with pytest.raises(InputError, match="Give two files"):
         read_scheme(f"{tmp_path}/a.bval")
+
+
+def test_a_scheme_is_that_of_a_scan(tmp_path):
+    scan = ring_scan(protocol({1000.0: 6}, b0=1), shape=(4, 4, 2))
+    image = nifti.save(scan, tmp_path / "short.nii.gz")
+    acq = read_scheme(str(image), TE=80.0)
+    np.testing.assert_allclose(acq.bvecs, scan.acquisition.bvecs, atol=1e-6)
+    assert acq.TE == 80
 
 
 def test_a_target_must_be_of_use_to_the_network():

@@ -11,7 +11,9 @@ import numpy as np
 from ..acquisition import Acquisition
 from ..codebooks.tokens import informative
 from ..errors import InputError
+from ..io.bids import NIFTI
 from ..io.gradients import fsl_to_ras, read_bval, read_bvec
+from ..io.load import load
 from ..table import to_s_per_mm2
 
 SNR = (10.0, 40.0)
@@ -58,18 +60,23 @@ class Target:
 
 
 def read_scheme(text: str, **timing: float | None) -> Acquisition:
-    """Read a scheme from a b-value and a b-vector file in FSL's convention.
+    """Read a scheme from a b-value and a b-vector file in FSL's convention, or from a scan.
 
     Parameters
     ----------
     text : str
-        Both files, with a comma between.
+        Both files, with a comma between; or a NIfTI image that has them beside it.
     **timing
         delta, Delta, TE [ms].
     """
     parts = [part.strip() for part in text.split(",")]
+    if len(parts) == 1 and parts[0].endswith(NIFTI):
+        return load(parts[0], **timing).acquisition
     if len(parts) != 2 or not all(parts):
-        raise InputError(f"the scheme is {text!r}", "Give two files: scheme.bval,scheme.bvec.")
+        raise InputError(
+            f"the scheme is {text!r}",
+            "Give two files, scheme.bval,scheme.bvec, or a scan with them beside it: short.nii.gz.",
+        )
     files = [Path(part) for part in parts]
     for file in files:
         if not file.exists():

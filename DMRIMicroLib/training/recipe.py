@@ -305,6 +305,9 @@ def calibrate(
         error = (label[:, k] - mean[:, k]).abs() / sd[:, k]
         wide = [_quantile(error[at & part], COVERED) for part in (many, ~many) if part[at].any()]
         factors.append(round(max([*(v / WIDE for v in wide or [WIDE]), LEAST]), 4))
+        if at.sum() < 2:  # nothing to correlate
+            correlations[name] = 0.0
+            continue
         both = torch.stack([label[at, k], mean[at, k]])
         correlations[name] = round(float(torch.corrcoef(both)[0, 1].nan_to_num()), 4)
     return factors, correlations

@@ -169,6 +169,10 @@ def _find(name: str | Path) -> Path:
         return cards[str(name)]
     versions = [f for f in cards.values() if read_card(f).name == str(name)]
     if not versions:
-        fix = f"Choose from: {', '.join(cards)}." if cards else NONE_SHIPPED
+        fix = (
+            f"Choose from: {', '.join(cards)}; or give a .safetensors file."
+            if cards
+            else NONE_SHIPPED
+        )
         raise InputError(f"there are no weights {str(name)!r}", fix)
     return max(versions, key=lambda f: [int(part) for part in read_card(f).version.split(".")])
