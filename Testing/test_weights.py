@@ -46,6 +46,8 @@ def test_changed_or_missing_files_are_refused(tmp_path):
     file.with_suffix(".json").unlink()
     with pytest.raises(InputError, match="there is no card"):
         load(file)
+    with pytest.raises(InputError, match="there is no such file"):
+        load(file.with_name("mistyped.safetensors"))
 
 
 def test_a_card_that_is_none_is_refused(tmp_path):

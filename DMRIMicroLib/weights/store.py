@@ -162,6 +162,8 @@ def _find(name: str | Path) -> Path:
     file = Path(name)
     if file.suffix in (SUFFIX, ".json"):
         if not file.with_suffix(".json").exists():
+            if not file.exists():
+                raise InputError("there is no such file", "Check the path.", file=file)
             raise InputError("there is no card", "Give weights with a .json beside.", file=file)
         return file.with_suffix(".json")
     cards = available()
