@@ -73,6 +73,16 @@ class Job:
     held_out: tuple[str, ...] = ()
     done: str = "pretraining"
 
+    @property
+    def teaches_head(self) -> bool:
+        """Whether the head is taught.
+
+        What fits find where the signal is known does not depend on the scanner: a head that reads
+        it has learned from far more voxels than a handful of scans has. Maps may say something
+        else.
+        """
+        return self.fresh or self.plan.maps is not None
+
     def told(self) -> dict[str, Any]:
         """Return what the result depends on beside the data, as JSON values."""
         plan = {"interpolation": self.plan.way, "target": self.plan.target.told()}
@@ -239,8 +249,10 @@ def run(
                 cancelled,
             )
         said = history.told()
-    with clock.part("head"):
-        head = _teach(network, job, known, loaded, stream(known, LATER)(0), progress)
+    head: Any = "kept"
+    if job.teaches_head:
+        with clock.part("head"):
+            head = _teach(network, job, known, loaded, stream(known, LATER)(0), progress)
     progress(READ, "Calibrating")
     network, config = network.cpu().eval(), replace(config, state=0.0)
     told = {"data": made.described} | job.told() | {"learned": said | {"head": head} | apart}
