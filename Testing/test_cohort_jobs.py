@@ -17,6 +17,7 @@ from tiny_codebook import one_thread, tiny_weights  # noqa: F401
 import DMRIMicroLib as dm
 from DMRIMicroLib.cohort import derivatives, state, work
 from DMRIMicroLib.cohort.dataset import Dataset
+from DMRIMicroLib.cohort.group import states_of
 from DMRIMicroLib.cohort.jobs import Job, Options, Outcome
 from DMRIMicroLib.cohort.work import keep_failure, run_job
 from DMRIMicroLib.errors import InputError
@@ -24,6 +25,7 @@ from DMRIMicroLib.fitting.run import Run
 from DMRIMicroLib.io.bids import entities_of
 
 DTI = Options(methods=("dti",)).settled()
+SMT = Options(methods=("smt",)).settled()
 BOTH = Options(methods=("dti", "smt")).settled()
 
 
@@ -266,6 +268,21 @@ def test_a_failure_of_a_method_that_is_not_asked_for_stays_told(source, tmp_path
         keep_failure(tmp_path, run_job(jobs(source, tmp_path)[0]))
     assert run_job(jobs(source, tmp_path, DTI)[0]).status == "present"
     assert [told["method"] for told in state.failures(tmp_path)] == ["smt"]
+
+
+def test_a_method_that_fails_by_itself_is_no_failure_of_the_scan(source, tmp_path, monkeypatch):
+    dti, smt = (replace(jobs(source, tmp_path)[0], options=o) for o in (DTI, SMT))
+    run_job(dti)
+    with monkeypatch.context() as patch:
+        broken(patch, "smt")
+        outcome = run_job(smt)
+    assert (outcome.status, outcome.error) == ("failed", "RuntimeError: smt is broken")
+    keep_failure(tmp_path, outcome)
+    for _ in range(2):
+        assert states_of(state.failures(tmp_path)) == {"sub-01": "in part: smt failed"}
+        assert run_job(dti).status == "present"  # and does not take back what failed
+    assert run_job(smt).status == "done"
+    assert not list(state.failures(tmp_path))
 
 
 def test_a_full_disk_is_told_from_other_errors(source, tmp_path, monkeypatch):
