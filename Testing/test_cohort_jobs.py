@@ -19,6 +19,7 @@ from DMRIMicroLib.cohort import derivatives, state, work
 from DMRIMicroLib.cohort.dataset import Dataset
 from DMRIMicroLib.cohort.group import states_of
 from DMRIMicroLib.cohort.jobs import Job, Options, Outcome
+from DMRIMicroLib.cohort.methods import OTHERS
 from DMRIMicroLib.cohort.work import keep_failure, run_job
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.fitting.run import Run
@@ -165,6 +166,27 @@ def test_codebook_and_models_stand_side_by_side(source, tmp_path):
     assert "sub-01_model-dti_param-FA_dwimap.nii.gz" in names
     assert "sub-01_model-codebook_param-FA_dwimap.nii.gz" in names
     assert "sub-01_model-codebook_param-NDI_desc-sd_dwimap.nii.gz" in names
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_process_that_dies_in_a_network_takes_no_model_along(source, tmp_path, monkeypatch, anew):
+    def die(scan, options):
+        raise KeyboardInterrupt
+
+    weights = str(tiny_weights(tmp_path / "weights"))
+    options = Options(("codebook", "dti"), weights=weights).settled()
+    (job, _) = jobs(source, tmp_path / "out", options)
+    job = replace(job, anew=anew)
+    with monkeypatch.context() as patch:
+        patch.setitem(OTHERS, "codebook", replace(OTHERS["codebook"], run=die))
+        with pytest.raises(KeyboardInterrupt):
+            run_job(job)
+    assert list(replace(job, anew=False).open_methods()) == ["codebook"]
+    run_job(jobs(source, tmp_path / "dti", DTI)[0])
+    assert contents(tmp_path / "out") == contents(tmp_path / "dti")
+    outcome = run_job(replace(job, anew=False))
+    assert (outcome.status, outcome.left_out) == ("done", {})
+    assert not replace(job, anew=False).open_methods()
 
 
 def test_a_model_that_a_scan_does_not_allow_is_left_out_by_name(tmp_path):
