@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .arguments import BigDelta, Degibbs, Denoising, Device, EchoTime, ModelFile, SmallDelta
-from .cli_cohort_labels import Level, Participants, Sessions, labels
+from .cli_cohort_labels import Level, Participants, Sessions, chosen, labels
 from .cli_cohort_said import SOME_FAILED, errors, so_far, sum_up
 from .errors import InputError
 from .table import B0_THRESHOLD
@@ -132,7 +132,9 @@ def cohort(
     from .cohort.dataset import Dataset
     from .cohort.jobs import Options
 
-    data = Dataset.open(bids_dir, labels(participant_label), labels(session))
+    data = Dataset.open(
+        bids_dir, chosen(participant_label, "participant"), chosen(session, "session")
+    )
     data.check()
     if out_dir.resolve() == bids_dir.resolve():
         raise InputError("is the input, too", "Give a folder of its own.", file=out_dir)
@@ -158,7 +160,7 @@ def cohort(
         threads=threads,
     ).settled()
     if dry_run:
-        _tell_what_would_be_done(data, options, out_dir)
+        _tell_what_would_be_done(data, options, out_dir, not resume)
         return
     _participants(data, options, out_dir, place, retries, not resume, progress)
 
@@ -215,18 +217,21 @@ def _jobs(
         yield Job(one, options, out, anew)
 
 
-def _tell_what_would_be_done(data: Dataset, options: Options, out: Path) -> None:
+def _tell_what_would_be_done(data: Dataset, options: Options, out: Path, anew: bool) -> None:
     """Say it scan by scan; nothing is written, and no cluster is needed."""
     from .cohort.jobs import Outcome
     from .cohort.memory import SAMPLE, needed_memory
 
     count = {"to do": 0, "done": 0, "broken": 0}
-    for job in _jobs(data, options, out, False, [0]):
+    for job in _jobs(data, options, out, anew, [0]):
+        try:
+            todo = [] if isinstance(job, Outcome) else list(job.open_methods())
+        except InputError as error:
+            job = Outcome.failed(job.key, error)
         if isinstance(job, Outcome):
             count["broken"] += 1
             typer.echo(f"{job.key}: cannot be used: {job.error}. {job.fix}")
             continue
-        todo = list(job.open_methods())
         count["to do" if todo else "done"] += 1
         typer.echo(f"{job.key}: {', '.join(todo) if todo else 'done'}")
     said = ", ".join(f"{number} {what}" for what, number in count.items())

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from .errors import InputError
+
 
 class Level(StrEnum):
     """Levels of a BIDS App."""
@@ -62,3 +64,11 @@ def repeated(words: Sequence[str]) -> list[str]:
 def labels(given: Sequence[str] | None) -> list[str]:
     """Turn "01,02" and repeats into labels."""
     return [part.strip() for text in given or () for part in text.split(",") if part.strip()]
+
+
+def chosen(given: Sequence[str] | None, what: str) -> list[str]:
+    """Do as `labels`; an option that names nothing is refused, it would stand for all."""
+    found = labels(given)
+    if given and not found:
+        raise InputError(f"the label of the {what} is empty", "Give one, or leave the option out.")
+    return found

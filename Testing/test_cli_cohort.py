@@ -85,6 +85,20 @@ def test_a_model_that_fails_is_named_and_the_others_are_made(source, tmp_path):
     assert "sub-01_ses-a: my-ball\n" in cohort(*words, "--dry-run").stdout
 
 
+def test_a_dry_run_says_what_is_made_anew_and_goes_on_behind_a_scan_that_is_not_there(tmp_path):
+    folder = bids_data.raw(tmp_path / "raw", 3)
+    words = [folder, tmp_path / "out", "participant", "--memory", "2GB", "--workers", 1]
+    assert cohort(*words, "--participant-label", "01").returncode == 0
+    gone = folder / "sub-02" / "dwi" / "sub-02_dwi.nii.gz"
+    gone.rename(tmp_path / "elsewhere.nii.gz")
+    gone.symlink_to("nowhere")  # as of git-annex, before the file is fetched
+    dry = cohort(*words, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "sub-02: cannot be used: cannot be read (No such file" in dry.stdout
+    assert "1 to do, 1 done, 1 broken" in dry.stdout
+    assert "2 to do, 0 done, 1 broken" in cohort(*words, "--dry-run", "--no-resume").stdout
+
+
 @pytest.mark.parametrize(
     ("given", "participants", "sessions"),
     [
@@ -112,6 +126,8 @@ def test_labels_stand_apart_repeated_or_with_commas(given, participants, session
         (["{source}/no", "o", "participant"], "no such folder"),
         (["{source}", "o", "participant", "--methods", "magic"], "no model 'magic'"),
         (["{source}", "o", "participant", "--participant-label", "9"], "no participant 9"),
+        (["{source}", "o", "participant", "--participant-label", ""], "participant is empty"),
+        (["{source}", "o", "participant", "--session", ","], "label of the session is empty"),
         (["{source}", "o", "participant", "--participant-label", "1", "8"], "no participant 1, 8"),
         (["{source}", "o", "participant", "--session", "a", "d"], "no diffusion scan of session d"),
         (["{source}", "o", "participant", "--cluster", "slrum"], "no scheduler answers"),

@@ -17,13 +17,16 @@ from tiny_codebook import one_thread, tiny_weights  # noqa: F401
 import DMRIMicroLib as dm
 from DMRIMicroLib.cohort import derivatives, state, work
 from DMRIMicroLib.cohort.dataset import Dataset
+from DMRIMicroLib.cohort.group import states_of
 from DMRIMicroLib.cohort.jobs import Job, Options, Outcome
+from DMRIMicroLib.cohort.methods import OTHERS
 from DMRIMicroLib.cohort.work import keep_failure, run_job
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.fitting.run import Run
 from DMRIMicroLib.io.bids import entities_of
 
 DTI = Options(methods=("dti",)).settled()
+SMT = Options(methods=("smt",)).settled()
 BOTH = Options(methods=("dti", "smt")).settled()
 
 
@@ -165,6 +168,27 @@ def test_codebook_and_models_stand_side_by_side(source, tmp_path):
     assert "sub-01_model-codebook_param-NDI_desc-sd_dwimap.nii.gz" in names
 
 
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_process_that_dies_in_a_network_takes_no_model_along(source, tmp_path, monkeypatch, anew):
+    def die(scan, options):
+        raise KeyboardInterrupt
+
+    weights = str(tiny_weights(tmp_path / "weights"))
+    options = Options(("codebook", "dti"), weights=weights).settled()
+    (job, _) = jobs(source, tmp_path / "out", options)
+    job = replace(job, anew=anew)
+    with monkeypatch.context() as patch:
+        patch.setitem(OTHERS, "codebook", replace(OTHERS["codebook"], run=die))
+        with pytest.raises(KeyboardInterrupt):
+            run_job(job)
+    assert list(replace(job, anew=False).open_methods()) == ["codebook"]
+    run_job(jobs(source, tmp_path / "dti", DTI)[0])
+    assert contents(tmp_path / "out") == contents(tmp_path / "dti")
+    outcome = run_job(replace(job, anew=False))
+    assert (outcome.status, outcome.left_out) == ("done", {})
+    assert not replace(job, anew=False).open_methods()
+
+
 def test_a_model_that_a_scan_does_not_allow_is_left_out_by_name(tmp_path):
     folder = bids_data.raw(tmp_path / "raw", 1)
     (folder / "dwi.json").unlink()
@@ -266,6 +290,21 @@ def test_a_failure_of_a_method_that_is_not_asked_for_stays_told(source, tmp_path
         keep_failure(tmp_path, run_job(jobs(source, tmp_path)[0]))
     assert run_job(jobs(source, tmp_path, DTI)[0]).status == "present"
     assert [told["method"] for told in state.failures(tmp_path)] == ["smt"]
+
+
+def test_a_method_that_fails_by_itself_is_no_failure_of_the_scan(source, tmp_path, monkeypatch):
+    dti, smt = (replace(jobs(source, tmp_path)[0], options=o) for o in (DTI, SMT))
+    run_job(dti)
+    with monkeypatch.context() as patch:
+        broken(patch, "smt")
+        outcome = run_job(smt)
+    assert (outcome.status, outcome.error) == ("failed", "RuntimeError: smt is broken")
+    keep_failure(tmp_path, outcome)
+    for _ in range(2):
+        assert states_of(state.failures(tmp_path)) == {"sub-01": "in part: smt failed"}
+        assert run_job(dti).status == "present"  # and does not take back what failed
+    assert run_job(smt).status == "done"
+    assert not list(state.failures(tmp_path))
 
 
 def test_a_full_disk_is_told_from_other_errors(source, tmp_path, monkeypatch):

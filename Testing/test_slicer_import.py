@@ -165,3 +165,13 @@ def test_the_button_can_be_cancelled(panel, desktop, file, monkeypatch):  # noqa
     assert ui.dwiSelector.currentNode().GetName() == "dwi"
     assert "Imported 'dwi'." in log(panel)
     assert desktop.shown == []
+
+
+def test_what_was_imported_is_not_said_to_be_nothing(panel, desktop, file):  # noqa: F811
+    ui = panel.ui
+    ui.niftiPath.setCurrentPath(str(file))
+    ui.importButton.click()
+    widget.wait_for(desktop, lambda: ui.dwiSelector.currentNode() is not None)
+    assert panel.job is not None  # the end of the job has a turn of its own
+    ui.cancelButton.click()
+    assert "Cancelled. What had been added stays." in log(panel)

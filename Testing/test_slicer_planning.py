@@ -182,6 +182,18 @@ def test_one_segment_can_be_the_lesion(panel, desktop, opened, temporary):  # no
     assert numbers(first, "distance [mm]")[0] > numbers(one, "distance [mm]")[0] + 1
 
 
+def test_the_list_follows_the_order_of_the_segments(panel):  # noqa: F811
+    _, middle, axis = bundle()
+    lesion, ui = several(middle, axis), panel.ui
+    ui.lesionSelector.setCurrentNode(lesion)
+    ui.lesionSegmentBox.setCurrentIndex(2)
+    lesion.GetSegmentation().SetSegmentIndex("second", 0)
+    panel.enter()
+    assert listed(panel) == ["(all together)", "tumour", "oedema"]
+    assert ui.lesionSegmentBox.currentText() == "tumour"
+    assert panel._parameters.lesion_segment == "second"
+
+
 def test_a_segment_that_goes_or_another_lesion_is_not_passed_over(panel, desktop):  # noqa: F811
     nodes, middle, axis = bundle()
     panel.logic.tracts(nodes, count=5)

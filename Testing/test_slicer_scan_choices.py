@@ -78,6 +78,35 @@ def test_a_mask_goes_on_to_the_enhanced_scan_of_the_head_but_the_tensor_does_not
     assert ui.tensorSelector.currentNode() is None
 
 
+def test_what_was_chosen_for_the_enhanced_scan_is_not_replaced_by_the_mask_before(panel):  # noqa: F811
+    from DMRIMicroSlicer.results import mark_scan
+
+    ui, one, finer = panel.ui, widget.add_scan(name="one"), widget.add_scan(name="finer")
+    mark_scan(finer, one.GetID())
+    coarse, own = widget.add_mask(), widget.add_mask()
+    for scan, mask in ((finer, own), (one, coarse)):
+        choose(ui.dwiSelector, scan)
+        choose(ui.maskSelector, mask)
+    for scan, mask in ((finer, own), (one, coarse), (finer, own)):
+        choose(ui.dwiSelector, scan)
+        assert ui.maskSelector.currentNode() is mask
+    assert "belongs to" not in log(panel)
+
+
+def test_a_mask_goes_on_to_a_scan_that_was_enhanced_twice(panel):  # noqa: F811
+    from DMRIMicroSlicer.results import mark_scan
+
+    ui, scans = panel.ui, [widget.add_scan(name=name) for name in ("one", "finer", "finest")]
+    for made, source in zip(scans[1:], scans[:-1], strict=True):
+        mark_scan(made, source.GetID())
+    mask = widget.add_mask()
+    choose(ui.dwiSelector, scans[0])
+    choose(ui.maskSelector, mask)
+    for scan in (scans[2], scans[1], scans[2]):
+        choose(ui.dwiSelector, scan)
+        assert ui.maskSelector.currentNode() is mask
+
+
 def test_a_mask_does_not_go_on_when_its_scan_is_removed(panel, desktop):  # noqa: F811
     ui, one = panel.ui, widget.add_scan(name="one")
     other = widget.add_scan(name="other")

@@ -46,8 +46,8 @@ class ImportButton:
         except Exception as error:
             self._messages.error(error)
             return
-        heard = {**self._work.heard(), "onDone": self._select}
         paths = (field.currentPath for field in (ui.niftiPath, ui.bvalPath, ui.bvecPath))
+        heard = self._work.heard(self._select)
         self._work.run([partial(self._logic.startImportNifti, *paths, **heard)])
 
     def _select(self, node) -> None:

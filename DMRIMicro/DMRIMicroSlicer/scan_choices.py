@@ -57,11 +57,12 @@ class ScanChoices:
         self._scan_id, self._scan_name = scan.GetID(), scan.GetName()
         for role, selector in self._selectors.items():
             now, own = selector.currentNode(), scan.GetNodeReference(CHOSEN + role)
-            if now is not None and _stays(role, now, scan, before_id):
+            stays = now is not None and _stays(role, now, scan, before_id)
+            if stays and own is None:
                 self._keep(role, now)
                 continue
             selector.setCurrentNode(own)
-            if now is not None and (own is None or own.GetID() != now.GetID()):
+            if now is not None and not stays and (own is None or own.GetID() != now.GetID()):
                 made = scan_of(now)
                 told = _(
                     "'{node}' belongs to '{other}' and is no longer chosen for '{scan}'; choose it "
@@ -95,6 +96,7 @@ def _stays(role: str, node, scan, before_id: str) -> bool:
 
 
 def _head(scan) -> str:
-    """Return the identifier of the scan that a scan was made of by enhancement, or its own."""
-    made = scan_of(scan)
-    return scan.GetID() if made is None else made.GetID()
+    """Return the identifier of the scan that a scan goes back to by enhancement, or its own."""
+    while (made := scan_of(scan)) is not None:
+        scan = made
+    return scan.GetID()

@@ -29,7 +29,7 @@ class SegmentBox:
         """List the segments of a node, if it has any; say whether the chosen one is there."""
         listed = {"": _("(all together)"), **names(node)}
         self._quiet = True
-        if listed != self._listed:
+        if list(listed.items()) != list(self._listed.items()):  # the order counts, too
             self._listed = listed
             self._box.clear()
             self._box.addItems(list(listed.values()))

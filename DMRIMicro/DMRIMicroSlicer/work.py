@@ -45,11 +45,16 @@ class Work:
         """What runs; None while nothing does."""
         return self._jobs.current
 
-    def heard(self) -> dict:
-        """Who listens to a job."""
+    def heard(self, shown: Callable | None = None) -> dict:
+        """Who listens to a job; `shown` gets what it added, in place of a word in the log."""
+
+        def done(added) -> None:
+            self._added = True
+            (shown or self._done)(added)
+
         return {
             "onProgress": self._running.tell,
-            "onDone": self._done,
+            "onDone": done,
             "onError": self._messages.fail,
             "onNote": self._messages.note,
         }
@@ -91,7 +96,6 @@ class Work:
                 self._timer.stop()
 
     def _done(self, nodes: list) -> None:
-        self._added = True
         self._messages.log(
             _("Added {names}.").format(names=", ".join(f"'{n.GetName()}'" for n in nodes))
         )

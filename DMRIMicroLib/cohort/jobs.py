@@ -206,10 +206,14 @@ class Outcome:
 
     @classmethod
     def of_methods(cls, job: Job, failures: Mapping[str, Outcome], **told: Any) -> Outcome:
-        """Tell of a job some methods of which failed; one cause of all of them is the scan's."""
+        """Tell of a job some methods of which failed; one cause of all of several is the scan's.
+
+        Of a single method nobody knows: others that were made before may be whole.
+        """
         ones, whole = list(failures.values()), set(failures) == set(job.options.methods)
         if whole and len({one.error for one in ones}) == 1:
-            return replace(ones[0], key=job.key, **told)
+            own = dict(failures) if len(ones) == 1 else {}
+            return replace(ones[0], key=job.key, failures=own, **told)
         files = {one.file for one in ones}
         return cls(
             job.key,

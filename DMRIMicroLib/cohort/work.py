@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -68,34 +68,70 @@ def _forget_failures(job: Job, failed: Collection[str]) -> None:
 
 
 def _make(job: Job, todo: Mapping[str, str]) -> tuple[int, dict[str, str], dict[str, Outcome]]:
-    """Make the maps of some methods, mark them; return voxels, what was left out and failed."""
-    from .summary import methods_summary, quality_of
+    """Make the maps of some methods, mark them; return voxels, what was left out and failed.
 
-    work, started = job.out / state.STATE / state.WORK / job.key, time.perf_counter()
+    Models are made together and each other method by itself: what is made before a process dies,
+    of memory that ran out in a network say, is marked by then.
+    """
+    from .summary import quality_of
+
+    work = job.out / state.STATE / state.WORK / job.key
+    left_out: dict[str, str] = {}
+    failed: dict[str, Outcome] = {}
+    quality: dict[str, Any] = {}
     shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
     try:
         work.mkdir(parents=True)
-        scan = _prepared(job)
-        made = make_maps(scan, job.options, list(todo))
-        worked = [method for method in todo if method not in made.failed]
-        if not worked:
-            return 0, {}, made.failed
-        files = _write(job, scan, made, worked, work)
-        told = {
-            "acquisition": scan.acquisition.describe(),
-            "quality": quality_of(scan, made.maps),
-            "notes": list(scan.notes),
-        }
-        summaries = methods_summary(made.maps)
-        _publish(job, work, files)
-        told["seconds"] = round(time.perf_counter() - started, 3)
-        for method in worked:
-            own = {"left_out": made.left_out.get(method), "metrics": summaries.get(method, {})}
-            _mark(job, method, todo[method], files[method], told | own)
+        started, scan = time.perf_counter(), _prepared(job)
+        for methods in _groups(todo):
+            made = make_maps(scan, job.options, methods)
+            left_out, failed = left_out | made.left_out, failed | made.failed
+            worked = {name: todo[name] for name in methods if name not in made.failed}
+            if worked:
+                tensor = any("tensor" in maps for maps in made.maps)
+                if not quality or (tensor and quality["high_fa"] is None):  # it takes time
+                    quality = quality_of(scan, made.maps)
+                told = {
+                    "acquisition": scan.acquisition.describe(),
+                    "quality": quality,
+                    "notes": list(scan.notes),
+                }
+                _deliver(job, scan, made, worked, work / methods[0], told, started)
+            started = time.perf_counter()
     finally:
         shutil.rmtree(work, ignore_errors=True)
     assert scan.mask is not None
-    return int(scan.mask.sum()), made.left_out, made.failed
+    return int(scan.mask.sum()) if len(failed) < len(todo) else 0, left_out, failed
+
+
+def _groups(methods: Iterable[str]) -> Iterator[list[str]]:
+    """Yield what is made together."""
+    names = list(methods)
+    if models := [name for name in names if name not in OTHERS]:
+        yield models
+    yield from ([name] for name in names if name in OTHERS)
+
+
+def _deliver(
+    job: Job,
+    scan: Scan,
+    made: Made,
+    wanted: Mapping[str, str],
+    folder: Path,
+    told: Mapping[str, Any],
+    started: float,
+) -> None:
+    """Put what was made into place, and mark it; `wanted` has the hashes of its methods."""
+    from .summary import methods_summary
+
+    folder.mkdir()
+    files = _write(job, scan, made, list(wanted), folder)
+    summaries = methods_summary(made.maps)
+    _publish(job, folder, files)
+    common = {**told, "seconds": round(time.perf_counter() - started, 3)}
+    for method, digest in wanted.items():
+        own = {"left_out": made.left_out.get(method), "metrics": summaries.get(method, {})}
+        _mark(job, method, digest, files[method], common | own)
 
 
 def _prepared(job: Job) -> Scan:
