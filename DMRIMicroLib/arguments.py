@@ -74,6 +74,11 @@ def model_names(text: str) -> str | list[str]:
     """Turn 'dti, dki' into names; 'all' stays."""
     if text.strip().lower() == "all":
         return "all"
+    return names_in(text)
+
+
+def names_in(text: str) -> list[str]:
+    """Turn 'a, b' into names; nothing between commas counts for nothing."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .arguments import names_in
 from .errors import InputError
 from .terminal import ProgressStyle, shown
 
@@ -68,7 +69,7 @@ def build_anatomies(
         )
     if out is not None:
         check_writable(out)
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    chosen = names_in(names)
     with shown(progress) as tell:
         tell(0.0, "Reading")
         if data is None:

@@ -26,6 +26,7 @@ from .arguments import (
     Threads,
     Threshold,
     WriteReport,
+    names_in,
     parse_volumes,
 )
 from .cli_codebook import PREPARED, ShowProgress, Weights, between, prepared, use_threads
@@ -97,7 +98,7 @@ def pigment(
     from .prior.estimate import pigment as estimate
 
     use_threads(threads)
-    names = [name.strip() for name in models.split(",") if name.strip()]
+    names = names_in(models)
     with shown(progress) as tell:
         tell(0.0, "Reading")
         opened = prepared(opened, denoise, degibbs, noise, tell)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .arguments import BigDelta, EchoTime, SmallDelta, Threads
+from .arguments import BigDelta, EchoTime, SmallDelta, Threads, names_in
 from .errors import InputError
 from .terminal import ProgressStyle, shown
 
@@ -116,7 +116,7 @@ def pretrain(
 
     settings = _settings(preset, False, steps, seed, device, threads)
     options = {"reading": _given(times), "device": settings.accelerator, "workers": workers}
-    options |= {"name": name, "version": version, "held_out": _labels(held_out)}
+    options |= {"name": name, "version": version, "held_out": names_in(held_out)}
     with shown(progress) as tell:
         words = {"settings": settings, "fresh": fresh, "way": interpolation.value}
         card = make(network, scans, target, out, progress=tell, **words, **options)
@@ -168,7 +168,7 @@ def finetune(
 
     settings = _settings(preset, True, steps, seed, device, threads)
     options = {"reading": _given(times), "device": settings.accelerator, "workers": workers}
-    options |= {"name": name, "version": version, "held_out": _labels(held_out)}
+    options |= {"name": name, "version": version, "held_out": names_in(held_out)}
     truth = maps or data / "derivatives" if reference is Reference.maps else None
     with shown(progress) as tell:
         words = {"settings": settings, "target": target, "maps": truth, "way": interpolation.value}
@@ -187,7 +187,7 @@ def _scans(
     check_writable(out)
     if not all(part.isdecimal() for part in version.split(".")):
         raise InputError(f"the version is {version!r}", "Write it like 1.0.0.")
-    found = list(Dataset.open(folder, _labels(subjects), _labels(sessions)).scans())
+    found = list(Dataset.open(folder, names_in(subjects), names_in(sessions)).scans())
     for one in found:
         if isinstance(one, Unusable):
             raise one.error
@@ -250,10 +250,6 @@ def learned(told: dict[str, Any]) -> str:
 
 def _given(times: dict[str, Any]) -> tuple[tuple[str, float], ...]:
     return tuple((name, value) for name, value in times.items() if value is not None)
-
-
-def _labels(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .arguments import Bval, Bvec, Device, Threads
+from .arguments import Bval, Bvec, Device, Threads, names_in
 from .errors import InputError
 from .terminal import ProgressStyle, console, shown
 
@@ -154,7 +154,7 @@ def tracts(
             progress=tell,
         )
         if along:
-            found = found.along(opened, _names(along), files=_pairs(file, "--file"))
+            found = found.along(opened, names_in(along), files=_pairs(file, "--file"))
         found.save(out, overwrite=overwrite)
     if not len(found):
         console.print("note: no line was found; loosen --inside, the regions or --min-length")
@@ -182,7 +182,7 @@ def profile(
     found = follow(
         _lines(lines),
         _maps(maps),
-        _names(metrics),
+        names_in(metrics),
         files=_pairs(file, "--file"),
         points=points,
         start=None if start is None else read_region(start),
@@ -258,7 +258,7 @@ def planning(
         _maps(maps),
         read_region(lesion),
         bundles,
-        metrics=_names(metrics) or None,
+        metrics=names_in(metrics) or None,
         files=_pairs(file, "--file"),
         distance=distance,
         rim=rim,
@@ -301,10 +301,6 @@ def _seeds(
     region = None if within is None else read_region(within)
     files = _pairs(file, "--file")
     return choose(maps, rule, within=region, files=files, density=density, count=count, seed=seed)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _pairs(given: list[str] | None, option: str) -> dict[str, str | Path]:

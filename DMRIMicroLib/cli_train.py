@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .arguments import Threads
+from .arguments import Threads, names_in
 from .errors import InputError
 from .terminal import ProgressStyle, shown
 
@@ -97,7 +97,7 @@ def train_codebook(
     progress: Style = ProgressStyle.bar,
 ) -> None:
     """Train the codebook; the same command takes up a training that was stopped."""
-    left_out = tuple(name.strip() for name in without.split(",") if name.strip())
+    left_out = tuple(names_in(without))
     if prior and start:
         raise InputError("--prior and --start were both given", "Give one of them.")
     given = {"slices": slices, "steps": steps, "seed": seed, "without": left_out}
@@ -207,7 +207,7 @@ def make(
 def heads(text: str) -> list[str]:
     """Turn 'a,b' or 'all' into anatomies; of all, the small one only if there is no other."""
     if text.strip() != "all":
-        return [name.strip() for name in text.split(",") if name.strip()]
+        return names_in(text)
     from .brain.anatomy import available
 
     names = list(available())

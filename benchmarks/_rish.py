@@ -231,16 +231,15 @@ def inversion(asked: Asked, number: int) -> dict:
         rish = look.harmonics.rish() * look.mask
         seen = filled(Setting.read(found.data).units.to_network(rish)[None], EDGE_CELL)
         network = found.network
-        before = network.low.encode(seen)
-        unit = network.denoiser.to_units(before).square().mean().sqrt()
+        encoded, units = network.low.encode(seen), network.denoiser.to_units
+        before = units(encoded)
         rows = out.setdefault(name, {})
         for refine in (0, 1):
             for steps in STEPS:
                 network.sampling = replace(network.sampling, steps=steps, refine=refine)
-                after = network.down(network.up(before, DEPTH), 0.0, DEPTH, label=LOW)
-                change = network.denoiser.to_units(after) - network.denoiser.to_units(before)
-                told = float(change.square().mean().sqrt() / unit)
-                rows.setdefault(f"refine {refine}", {})[f"{steps} steps"] = told
+                after = network.down(network.up(encoded, DEPTH), 0.0, DEPTH, label=LOW)
+                told = (units(after) - before).square().mean() / before.square().mean()
+                rows.setdefault(f"refine {refine}", {})[f"{steps} steps"] = float(told.sqrt())
     return out
 
 

@@ -71,6 +71,7 @@ def asked(scan):
     return _pigment.estimated(scan, "codebook", "standard", "dti", samples=SAMPLES)
 
 
+@lru_cache(maxsize=1)  # the tensor of the mean is asked for by two methods in turn
 def pigment(scan, which: int | None = None):
     """Fit a tensor to PIGMENT's noise-free signal, or to that of a sample."""
     from DMRIMicroLib.prior.fibres import LEAST
