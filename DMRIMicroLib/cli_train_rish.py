@@ -51,7 +51,10 @@ Bids = Annotated[
     Path | None,
     typer.Option(help="Data set with sub-*/ses-3T and ses-7T, in place of simulated pairs."),
 ]
-Count = Annotated[int | None, typer.Option(help="Simulated pairs; what is missing is made.", min=2)]
+Count = Annotated[
+    int | None,
+    typer.Option(help="Simulated heads, up to three pairs of each; what lacks is made.", min=2),
+]
 Workers = Annotated[int, typer.Option(help="Processes that make pairs.", min=1)]
 
 
@@ -190,11 +193,13 @@ def train_rish_linear(
     from .rish.units import Setting
     from .training.rish import origin
     from .training.rish_measure import measured
+    from .training.rish_pairs import by_look
 
     source = {"bids": bids, "anatomies": anatomies, "workers": workers}
     with shown(progress) as tell:
         files, data = found_pairs(pairs or out / PAIRS, patch, count, seed, **source, progress=tell)
-        known, held_out = split(files)
+        looks = by_look(files)
+        known, held_out = split(looks.get("whole", files))
         edges = load_pair(known[0]).edges
         scale = learn_linear(load_pair(file) for file in known)
         told = {"pairs": len(known), "simulated": bids is None, "seed": seed}

@@ -15,12 +15,12 @@ from DMRIMicroLib.brain.anatomy import save as save_anatomy
 from DMRIMicroLib.cli import app
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.io import nifti
-from DMRIMicroLib.rish.data import ORIGIN, load_pair, pairs_in, save_pair, split
+from DMRIMicroLib.rish.data import ORIGIN, load_pair, pairs_in, save_pair, shells_in, split
 from DMRIMicroLib.rish.features import harmonics
 from DMRIMicroLib.rish.own import cubic, from_bids
 from DMRIMicroLib.rish.units import Units
 from DMRIMicroLib.training.pairs import PairConfig, machine
-from DMRIMicroLib.training.rish_pairs import FeatureConfig, draw_features, make_pairs
+from DMRIMicroLib.training.rish_pairs import FeatureConfig, by_look, draw_features, make_pairs
 
 SHELL = 20
 AFFINE = np.diag([1.25, 1.25, 1.25, 1.0])
@@ -32,13 +32,20 @@ def quiet(name):
 
 
 SMALL = FeatureConfig(
-    patch=8, pairs=PairConfig(margin=0, brain=0.9, first=quiet("hcp3t"), second=quiet("hcp7t"))
+    patch=8,
+    ill=0.0,
+    pairs=PairConfig(margin=0, brain=0.9, first=quiet("hcp3t"), second=quiet("hcp7t")),
 )
 
 
 @pytest.fixture(scope="module")
-def pair():
+def looks():
     return draw_features([onion()], 0, 0, SMALL)
+
+
+@pytest.fixture(scope="module")
+def pair(looks):
+    return looks["whole"]
 
 
 def test_a_pair_lies_on_both_grids(pair):
@@ -54,6 +61,54 @@ def test_a_pair_lies_on_both_grids(pair):
     assert 0.8 < both[1].mean() / both[0].mean() < 1.25
 
 
+def test_looks_are_of_one_head_and_of_one_truth(looks, pair):
+    few = looks["few"]
+    torch.testing.assert_close(few.high, pair.high, rtol=0, atol=0)
+    assert torch.equal(few.mask, pair.mask)
+    assert not torch.equal(few.low, pair.low)
+    assert "other" not in looks  # the protocol has one shell
+    several = tuple(machine(name, name) for name in ("hcp3t", "hcp7t"))
+    config = replace(
+        SMALL, patch=6, pairs=replace(SMALL.pairs, first=several[0], second=several[1])
+    )
+    other = draw_features([onion()], 0, 1, config)["other"]
+    assert 700 <= other.b <= 3000
+    again = replace(config, shells=(other.b, other.b))
+    assert draw_features([onion()], 0, 1, again)["other"].b == pytest.approx(other.b)
+
+
+def test_fewer_volumes_are_noisier_and_the_truth_has_no_noise():
+    noisy = replace(SMALL.pairs, first=machine("hcp3t", "clinical30"))
+    noisy = replace(noisy, second=machine("hcp7t", "clinical30"))
+    config = replace(SMALL, pairs=noisy)
+
+    def energy(config, look, part):
+        """Root of the fourth order in the fluid and cortex of the onion, mostly noise."""
+        drawn = (draw_features([onion()], 0, k, config)[look] for k in range(3))
+        return sum(float(getattr(p, part)[2][p.mask].mean()) for p in drawn)
+
+    whole = energy(config, "whole", "low")
+    assert energy(config, "whole", "high") < 0.5 * whole
+    assert energy(replace(config, clean=False), "whole", "high") > 1.5 * energy(
+        config, "whole", "high"
+    )
+
+
+def test_pairs_of_ill_heads_lie_about_the_lesion(monkeypatch):
+    from DMRIMicroLib.training import pairs as drawing
+
+    seen = []
+    monkeypatch.setattr(
+        drawing, "ill_place", lambda anatomy, subject, generator: seen.append(subject.lesion)
+    )
+    for k in range(4):
+        draw_features([onion()], 0, k, replace(SMALL, patch=4, ill=1.0))
+    assert len(seen) == 4
+    assert all(lesion is not None for lesion in seen)
+    draw_features([onion()], 0, 0, replace(SMALL, patch=4, ill=0.0))
+    assert len(seen) == 4
+
+
 def test_tissue_is_of_order_1_in_network_units(pair):
     for values in pair.to_network(Units())[:2]:
         assert values[:, pair.mask].abs().max() < 8
@@ -61,14 +116,15 @@ def test_tissue_is_of_order_1_in_network_units(pair):
 
 
 def test_a_pair_is_a_function_of_its_number(pair, tmp_path):
-    again = draw_features([onion()], 0, 0, SMALL)
+    again = draw_features([onion()], 0, 0, SMALL)["whole"]
     torch.testing.assert_close(again.fine, pair.fine, rtol=0, atol=0)
-    file = tmp_path / "pair-0-00000.safetensors"
-    save_pair(pair, file)
+    file = tmp_path / "pair-0-00000-whole.safetensors"
+    save_pair(replace(pair, b=1200.0), file)
+    assert shells_in([file]) == (1200.0, 1200.0)
     read = load_pair(file)
     torch.testing.assert_close(read.high, pair.high, rtol=3e-3, atol=1e-6)
     assert torch.equal(read.fine_mask, pair.fine_mask)
-    assert read.edges == pair.edges
+    assert (read.edges, read.b) == (pair.edges, 1200.0)
     file.write_bytes(b"nonsense")
     with pytest.raises(InputError, match="no pair"):
         load_pair(file)
@@ -79,8 +135,12 @@ def test_processes_make_the_pairs_that_one_makes_and_only_what_is_missing(tmp_pa
     save_anatomy(onion(), head)
     tiny = replace(SMALL, patch=4)
     alone = make_pairs(tmp_path / "a", [head], 3, 5, 1, tiny)
-    before = load_pair(alone[1])
-    alone[1].unlink()
+    looks = by_look(alone)
+    assert [len(files) for files in looks.values()] == [3, 3]
+    assert set(looks) == {"few", "whole"}  # the protocol has one shell
+    before = load_pair(alone[2])
+    for file in (*alone[2:4], tmp_path / "a" / "sub-5-00001.json"):
+        file.unlink()
     kept = alone[0].stat().st_mtime_ns
     shares = []
     again = make_pairs(
@@ -88,8 +148,10 @@ def test_processes_make_the_pairs_that_one_makes_and_only_what_is_missing(tmp_pa
     )
     assert shares == [pytest.approx(2 / 3), 1.0]
     assert alone[0].stat().st_mtime_ns == kept
-    assert torch.equal(load_pair(again[1]).low, before.low)
-    assert not torch.equal(load_pair(again[2]).low, before.low)
+    assert again == alone
+    assert torch.equal(load_pair(again[2]).low, before.low)
+    assert not torch.equal(load_pair(again[4]).low, before.low)
+    assert len(split(again)[1]) == 2  # both pairs of a head
     assert pairs_in(tmp_path / "a") == again
     told = json.loads((tmp_path / "a" / ORIGIN).read_text())
     assert (told["source"], told["of"], told["patch"]) == ("simulated", ["onion"], 4)

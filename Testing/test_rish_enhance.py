@@ -158,6 +158,37 @@ def test_features_become_what_the_method_says_and_fibres_do_not_turn(monkeypatch
     assert fa[1] < 0.95 * fa[0]
 
 
+def test_each_shell_is_scaled_by_its_own_lambda_and_others_by_that_of_the_nearest(monkeypatch):
+    seen = []
+
+    def features(low, noise):
+        seen.append(float(low[0].mean()))
+        return scaling(1.0, (0.9, 0.6)[len(seen) - 1], 1.0)(low, noise)
+
+    fake(monkeypatch, features, setting=Setting(shells=(700.0, 2000.0)))
+    shells = {1000.0: 30, 1500.0: 8, 2000.0: 20, 4000.0: 20}
+    scan = scan_of(shells=shells)
+    made = dm.enhance(scan, "fake", "keep", tile=16)
+    assert len(seen) == 2  # too few directions at 1500, and 4000 was not learned
+    assert seen[0] > seen[1]  # b = 1000 first: less is lost
+    assert made.provenance["b"] == [1000.0, 2000.0]
+
+    def by(b):
+        energies = []
+        for one in (scan, made.scan):
+            signal = torch.from_numpy(np.moveaxis(one.signal, -1, 0).copy())
+            order = 4 if shells[b] > 15 else 2
+            found = harmonics(signal, scan.acquisition, b, order).rish()
+            energies.append(found[1, torch.from_numpy(scan.mask)].mean())
+        return float((energies[1] / energies[0]).sqrt())
+
+    wanted = {1000.0: 0.9, 1500.0: 0.9, 2000.0: 0.6, 4000.0: 0.6}
+    assert {b: by(b) for b in shells} == pytest.approx(wanted, rel=0.02)
+    notes = " ".join(made.provenance["notes"])
+    assert "lambda of b = 1000 was used for b = 1500, too" in notes
+    assert "lambda of b = 2000 was used for b = 4000, too" in notes
+
+
 def test_a_finer_scan_lies_where_the_scan_lies(monkeypatch):
     scan = scan_of(OBLIQUE, sigma=10.0)
     made = dm.enhance(scan, "interpolate", 1.2)

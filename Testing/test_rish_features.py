@@ -11,7 +11,7 @@ from scipy.ndimage import affine_transform, map_coordinates
 
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.physics.sh import rish, sh_basis
-from DMRIMicroLib.rish.features import SMOOTH, harmonics, order_of, shell_for
+from DMRIMicroLib.rish.features import SMOOTH, harmonics, order_of, shell_for, shells_for
 from DMRIMicroLib.rish.grid import regridded, resampled, resized
 from DMRIMicroLib.rish.scale import scale_maps, scaled_signal
 from DMRIMicroLib.rish.units import Setting, Units
@@ -64,6 +64,19 @@ def test_the_order_is_what_the_directions_can_tell():
         shell_for(acq, 7000.0)
 
 
+def test_shells_of_a_method_are_those_it_knows_with_directions_enough():
+    acq = protocol({700.0: 30, 1000.0: 20, 1400.0: 8, 3000.0: 60})
+    every = Setting(shells=(700.0, 3000.0))
+    assert [round(s.b) for s in shells_for(acq, every)] == [1000, 700, 3000]
+    assert [round(s.b) for s in shells_for(acq, Setting())] == [1000]
+    with pytest.raises(InputError, match="no shell at b = 1000"):
+        shells_for(protocol({3000.0: 60}), Setting())
+    with pytest.raises(InputError, match="12 directions; order 4 has 15"):
+        shells_for(protocol({1000.0: 12}), every)
+    with pytest.raises(InputError, match="no b0"):
+        shells_for(protocol({1000.0: 30}, b0=0), every)
+
+
 def test_dark_voxels_have_no_features():
     acq = protocol({1000.0: 20})
     signal = volumes(ring_scan(acq))
@@ -90,7 +103,7 @@ def test_units_are_undone_and_monotone():
 
 
 def test_a_setting_is_read_from_its_card():
-    setting = Setting(Units((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)), 2000.0, (1.5, 0.9))
+    setting = Setting(Units((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)), 2000.0, (900.0, 2000.0), (1.5, 0.9))
     assert Setting.read(setting.told()) == setting
     with pytest.raises(InputError, match="edges"):
         Setting.read({"units": setting.told()["units"], "b": 1000})

@@ -62,7 +62,8 @@ def files(tmp_path_factory):
         scale = LAMBDA.square()[:, None, None, None]
         masks = [torch.ones((n,) * 3, dtype=torch.bool) for n in (EDGE, FINE)]
         masks[0][0] = False
-        file = folder / f"pair-0-{k:05d}.safetensors"
+        file = folder / f"pair-0-{k:05d}-whole.safetensors"
+        (folder / f"sub-0-{k:05d}.json").write_text("{}")  # all pairs of this head are there
         save_pair(Pair(low, low * scale, fine * scale, *masks, edges=(1.25, 1.05)), file)
         made.append(file)
     return made
@@ -168,7 +169,7 @@ def test_a_method_is_trained_and_loaded(kind, files, tmp_path):
     assert card.kind == kind
     assert card.training["recipe"]["kind"] == kind
     assert Setting.read(card.data) == Setting(patch=EDGE)
-    (measured,) = card.metrics.values()
+    (measured,) = (every["whole"] for every in card.metrics.values())
     assert all(len(row) == 3 for row in measured.values())
     assert told[-1] == 1
     name = kind.removeprefix("rish-")
@@ -189,7 +190,7 @@ def test_a_residual_network_learns_what_pairs_teach(files, tmp_path):
     recipe = tiny("rish-residual", steps=40)
     recipe = replace(recipe, every=recipe.every | {"rate": 2e-2}, patches=4)
     card = read_card(rish.train_rish(recipe, files, tmp_path))
-    (told,) = card.metrics.values()
+    (told,) = (every["whole"] for every in card.metrics.values())
     assert all(a < 0.2 * b for a, b in zip(told["7 T-like"], told["3 T scan"], strict=True))
 
 
@@ -254,7 +255,7 @@ def test_the_way_of_sampling_is_chosen_on_pairs_held_out(files, tmp_path):
     assert written["curve"] == curve
     (told,) = card.metrics
     assert "on which guidance and noise level were chosen, too" in told  # one pair is held out
-    about = "3 T scan at b = 1000 s/mm2 would be at 7 T, on voxels of 1.25 mm"
+    about = "3 T scan, b = 1000 s/mm2, would be at 7 T, on voxels of 1.25 mm"
     assert about in card.about
     assert "gives back what its codes lose" in card.about
 
@@ -273,11 +274,13 @@ def test_pairs_that_tell_errors_are_not_those_that_guidance_was_chosen_on(files,
 
 
 def test_a_card_tells_what_was_learned_from():
-    about = rish.about("cnn", Setting(b=2000.0, edges=(1.5, 1.2)), "simulated from one, two")
-    assert "b = 2000 s/mm2" in about
+    about = rish.about(
+        "cnn", Setting(shells=(700.0, 2000.0), edges=(1.5, 1.2)), "simulated from one, two"
+    )
+    assert "b = 700 to 2000 s/mm2" in about
     assert "voxels of 1.5 mm" in about
     assert "to 1.2 mm" in about
-    assert "simulated pairs only (heads: one, two)" in about
+    assert "simulated pairs only, whose 7 T scans are free of noise (heads: one, two)" in about
     assert "the paired scans of my-study" in rish.about("cnn", Setting(), "my-study")
 
 
@@ -398,7 +401,7 @@ def test_the_command_trains_on_pairs_that_are_there(files, tmp_path, monkeypatch
     assert made.exit_code == 0, made.output
     card = read_card(tmp_path / "rish-cnn-1.0.0.json")
     assert card.training["recipe"]["data"] == "simulated from small"
-    assert "simulated pairs only (heads: small)" in card.about
+    assert "simulated pairs only, whose 7 T scans are free of noise (heads: small)" in card.about
     assert card.training["recipe"]["stages"]["method"]["steps"] == 1
 
 

@@ -106,7 +106,7 @@ def _truth(item, name: str) -> np.ndarray:
 
 
 @contextmanager
-def _effect_of(kind: str) -> Iterator[str]:
+def effect_of(kind: str) -> Iterator[str]:
     """Let a kind of `UNSEEN` take the place of another; yield the one that is to be drawn."""
     from DMRIMicroLib.brain.lesions import EFFECTS, ORDER, Effect
 
@@ -124,7 +124,7 @@ def _effect_of(kind: str) -> Iterator[str]:
 
 def _drawn(kind: str, number: int, anatomies: str):
     """Draw subjects until one has a lesion that is large enough; label its largest section."""
-    with _effect_of(kind) as host:
+    with effect_of(kind) as host:
         return _drawn_as(host, kind, number, anatomies)
 
 
@@ -141,7 +141,7 @@ def _drawn_as(host: str, kind: str, number: int, anatomies: str):
         every = heads(anatomies)
         anatomy = every[int(torch.randint(len(every), (1,), generator=generator))]
         subject = draw_subject(generator, replace(SubjectConfig(), lesion=host))
-        coarse = _grid(anatomy, COARSE)
+        coarse = grid_of(anatomy, COARSE)
         seen = render(anatomy, subject, coarse.affine, coarse.shape)
         ill = torch.zeros(coarse.shape)
         ill[seen.mask] = (seen.lesion > 0).float()
@@ -149,7 +149,7 @@ def _drawn_as(host: str, kind: str, number: int, anatomies: str):
         if area.max() < AREA:
             continue
         height = float(coarse.affine[2, 3] + COARSE * area.argmax())
-        grid = _grid(anatomy, EDGE, height).refined(FINER)
+        grid = grid_of(anatomy, EDGE, height).refined(FINER)
         volume = render(anatomy, subject, grid.affine, grid.shape)
         machine = draw_scanner(generator)
         own = {"field": FIELD, "voxel": (EDGE,) * 3, "gap": 0.0, "TR": TR}
@@ -159,7 +159,7 @@ def _drawn_as(host: str, kind: str, number: int, anatomies: str):
     raise RuntimeError(f"no lesion of kind {kind} is large enough")
 
 
-def _grid(anatomy, edge: float, height: float | None = None):
+def grid_of(anatomy, edge: float, height: float | None = None):
     """Axial grid over a head, or one slice of it at a height [mm]."""
     import torch
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from _lesions import _grid
+from _lesions import effect_of, grid_of
 
 PLAIN = "interpolate"
 
@@ -142,6 +142,11 @@ def scan_of(batch, signal):
 
 def lesioned(asked: Asked, number: int, kind: str) -> Seen:
     """Draw subjects until one has a large lesion, and a pair about its middle."""
+    with effect_of(kind) as host:
+        return _lesioned(asked, number, kind, host)
+
+
+def _lesioned(asked: Asked, number: int, kind: str, host: str) -> Seen:
     import torch
 
     from DMRIMicroLib.brain.phantom import draw_subject
@@ -155,7 +160,7 @@ def lesioned(asked: Asked, number: int, kind: str) -> Seen:
     for attempt in range(TRIES):
         generator = generator_for(asked.seed + TEST, f"RISH lesion {kind} {number} {attempt}")
         anatomy = patches.chosen(heads(asked.anatomies), generator)
-        subject = draw_subject(generator, replace(config.subject, lesion=kind))
+        subject = draw_subject(generator, replace(config.subject, lesion=host))
         centre = middle(anatomy, subject)
         if centre is None:
             continue
@@ -175,7 +180,7 @@ def middle(anatomy, subject):
 
     from DMRIMicroLib.brain.phantom import render
 
-    grid = _grid(anatomy, COARSE)
+    grid = grid_of(anatomy, COARSE)
     seen = render(anatomy, subject, grid.affine, grid.shape)
     places = seen.mask.nonzero()[seen.lesion > 0].double()
     if len(places) * COARSE**3 < VOLUME:

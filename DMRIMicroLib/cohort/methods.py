@@ -136,13 +136,13 @@ def _lacks_directions(scan: Scan, options: Options) -> str:
     """Say what the scan lacks for RISH features, in the words of the enhancement."""
     import torch
 
-    from ..rish.features import ORDER, shell_for
+    from ..rish.features import ORDER, shells_for
     from ..rish.table import open_method
 
     own = options.enhance
     opened = open_method(own["method"], own["weights"], torch.device("cpu"))
     try:
-        shell_for(scan.acquisition, opened.setting.b, ORDER)
+        shells_for(scan.acquisition, opened.setting, ORDER)
     except InputError as error:
         return error.what
     return ""

@@ -1,8 +1,8 @@
 """Paired features: one piece of one head at 3 T and at 7 T, simulated or of a user's own scans.
 
-Features of both scans lie on the 3 T grid, on which the networks work; those of the 7 T scan on its
-own finer grid, too, for super-resolution. They are those of harmonics that were resampled, as a
-scanner with such voxels would mix them, and not features resampled.
+A pair is of one shell. Features of both scans lie on the 3 T grid, on which the networks work;
+those of the 7 T scan on its own finer grid, too, for super-resolution. They are those of harmonics
+that were resampled, as a scanner with such voxels would mix them, and not features resampled.
 
 Of the pairs of a folder those of the last tenth of the subjects are held out of a training
 (`split`). Tests and benchmarks take pairs of other seeds: `TEST` added to the training's.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ TEST = 5_000_000
 """Added to the seed of a training: pairs of tests and benchmarks."""
 
 SUBJECT = "sub-{}.json"
-"""File beside the pairs of one's own scans, for each subject whose pairs are all there."""
+"""File beside the pairs of each subject whose pairs are all there."""
 
 ORIGIN = "pairs.json"
 """File that tells what the pairs of a folder are of."""
@@ -57,6 +57,8 @@ class Pair:
         Where both scans show brain.
     edges : (float, float)
         Of the voxels of both grids [mm].
+    b : float
+        Of the shell [s/mm2].
     """
 
     low: Tensor
@@ -65,6 +67,7 @@ class Pair:
     mask: Tensor
     fine_mask: Tensor
     edges: tuple[float, float]
+    b: float = 1000.0
 
     def to_network(self, units: Units) -> tuple[Tensor, Tensor, Tensor]:
         """Return low, high and fine in network units."""
@@ -76,7 +79,7 @@ def save_pair(pair: Pair, file: Path) -> None:
     """Write a pair, roots of energies in half precision; it appears whole or not at all."""
     tensors = {k: getattr(pair, k).sqrt().half() for k in ("low", "high", "fine")}
     tensors |= {"mask": pair.mask, "fine_mask": pair.fine_mask}
-    told = {"edges": json.dumps(pair.edges)}
+    told = {"edges": json.dumps(pair.edges), "b": json.dumps(pair.b)}
     with staged(file.parent) as stage:
         content = to_bytes({k: v.contiguous() for k, v in tensors.items()}, told)
         (stage / file.name).write_bytes(content)
@@ -90,12 +93,22 @@ def load_pair(file: Path) -> Pair:
                 opened.get_tensor(k).float().square() for k in ("low", "high", "fine")
             )
             masks = (opened.get_tensor(k) for k in ("mask", "fine_mask"))
-            edges = json.loads(opened.metadata()["edges"])
-            return Pair(low, high, fine, *masks, edges=tuple(edges))
+            told = {"b": "1000.0", **opened.metadata()}
+            edges, b = (json.loads(told[k]) for k in ("edges", "b"))
+            return Pair(low, high, fine, *masks, edges=tuple(edges), b=b)
     except Exception as error:  # safetensors has an error of its own
         raise InputError(
             f"is no pair of patches ({error})", "Delete it; it is made again.", file=file
         ) from error
+
+
+def shells_in(files: Iterable[Path]) -> tuple[float, float]:
+    """Return the least and the largest b-value of some pairs [s/mm2]."""
+    found = []
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            found.append(json.loads(opened.metadata().get("b", "1000.0")))
+    return min(found), max(found)
 
 
 def pairs_in(folder: Path) -> list[Path]:
@@ -107,10 +120,7 @@ def pairs_in(folder: Path) -> list[Path]:
 
 
 def split(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Return pairs to learn from, and those of the last tenth of the subjects, held out.
-
-    Every simulated pair is a subject of its own.
-    """
+    """Return pairs to learn from, and those of the last tenth of the subjects, held out."""
     of: dict[str, list[Path]] = {}
     for file in files:
         of.setdefault(_whose(file), []).append(file)
@@ -174,11 +184,14 @@ class Look:
     harmonics : Harmonics
     mask : (x, y, z) bool tensor
     affine : (4, 4) float64 array
+    b : float
+        Of the shell [s/mm2].
     """
 
     harmonics: Harmonics
     mask: Tensor
     affine: np.ndarray
+    b: float = 1000.0
 
     def on(self, affine: np.ndarray, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """Return features and brain on a grid: (3, x, y, z) and (x, y, z)."""
@@ -203,4 +216,4 @@ def paired(
     fine_mask = fine_mask & (resampled(mask[None].float(), grid[0], *fine)[0] >= 0.5)
     mask = mask & other
     edges = (edges_of(grid[0])[0], edges_of(fine[0])[0])
-    return Pair(low * mask, high * mask, best * fine_mask, mask, fine_mask, edges)
+    return Pair(low * mask, high * mask, best * fine_mask, mask, fine_mask, edges, first.b)

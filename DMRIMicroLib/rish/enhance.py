@@ -1,7 +1,7 @@
 """From a scan to what a better scanner would have made of it.
 
-Features of one shell go through a method (`table.METHODS`), which says what they would be at 7 T;
-their ratio, lambda, scales the spherical harmonics of every shell.
+Features of each shell go through a method (`table.METHODS`), which says what they would be at 7 T;
+their ratio, lambda, scales the spherical harmonics of the shell.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ..masking import brain_mask
 from ..physics.sh import rish
 from ..scan import Scan
 from ..version import __version__
-from .features import ORDER, Harmonics, shell_for
+from .features import ORDER, Harmonics, shells_for
 from .noise import Field
 from .plan import HIGH, Plan, plan
 from .rescale import Images, Scaled, interpolated, rescale
@@ -61,8 +60,8 @@ def enhance(
     Parameters
     ----------
     scan : Scan
-        With a b0 volume and a shell of 15 directions or more near the b-value that the method
-        learned (1000 s/mm2); with a mask, or one is estimated.
+        With a b0 volume and a shell of 15 directions or more at a b-value that the method learned
+        (`Setting.knows`); with a mask, or one is estimated.
     method : str
         One of `table.METHODS`; "auto": the best one that has weights.
     resolution : str or float
@@ -105,30 +104,29 @@ def enhance(
         raise InputError(f"there are {samples} samples", "Ask for one at least.")
     device = choose_device(device)
     opened = open_method(method, weights, device)
-    shell = shell_for(scan.acquisition, opened.setting.b, ORDER)
+    shells = shells_for(scan.acquisition, opened.setting, ORDER)
     scan = brain_mask(scan)
     grids, ask = plan(scan, opened, resolution), _asking(progress, cancelled)
-    images, own = interpolated(scan, shell, ORDER, grids.out, device, _part(ask, 0, READ))
-    before = rish(images.coefficients(shell, ORDER).T, ORDER).T
+    images, own = interpolated(scan, shells, ORDER, grids.out, device, _part(ask, 0, READ))
+    before = [rish(images.coefficients(shell, ORDER).T, ORDER).T for shell in shells]
     draws = range(samples) if samples > 1 and opened.random else [None]
     tile = tile or (LARGE if opened.everywhere else tile_of(opened.setting.patch))
     overlap = overlap_of(tile) if overlap is None else overlap
-    saying = _Saying(opened, grids, own, images.inside, (seed, tile, overlap))
-    runs = []
-    for k, draw in enumerate(draws):
-        tell = _part(ask, READ + (SAID - READ) * k / len(draws), (SAID - READ) / len(draws))
-        runs.append(saying.scale(before, draw, tell))
-    scale = torch.stack(runs)
-    done = rescale(images, scale, ORDER, _part(ask, SAID, 1 - SAID))
+    saying = _Saying(opened, grids, images.inside, (seed, tile, overlap))
+    work = [(k, draw) for k in range(len(shells)) for draw in draws]
+    each, runs = (SAID - READ) / len(work), []
+    for number, (k, draw) in enumerate(work):
+        tell = _part(ask, READ + each * number, each)
+        runs.append(saying.scale(own[k], before[k], draw, tell))
+    made = torch.stack(runs).split(len(draws))
+    scales = {shell.b: scale for shell, scale in zip(shells, made, strict=True)}
+    done = rescale(images, scales, ORDER, _part(ask, SAID, 1 - SAID))
     notes = [*grids.notes, *done.notes]
-    others = [f"{s.b:.0f}" for s in scan.acquisition.shells if s is not shell]
-    if others and opened.features is not None:
-        notes.append(f"lambda of b = {shell.b:.0f} was used for b = {', '.join(others)}, too")
     if samples > 1 and not opened.random:
         notes.append(f"{opened.name} has one answer: no samples were drawn")
     told = _provenance(scan, opened, grids, notes, device)
-    told |= {"samples": len(draws), "seed": seed, "b": shell.b, "tile": [tile, overlap]}
-    return _result(scan, grids, images, before, scale, done, told)
+    told |= {"samples": len(draws), "seed": seed, "b": list(scales), "tile": [tile, overlap]}
+    return _result(scan, grids, images, before[0], made[0], done, told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +137,6 @@ class _Saying:
     ----------
     method : Method
     grids : Plan
-    own : Harmonics
-        On the scan's grid.
     inside : (x, y, z) bool array
         Voxels with tissue on the new grid.
     settings : (int, int, int)
@@ -149,29 +145,31 @@ class _Saying:
 
     method: Method
     grids: Plan
-    own: Harmonics
     inside: np.ndarray
     settings: tuple[int, int, int]
 
-    def scale(self, before: Tensor, draw: int | None, tell: Progress) -> Tensor:
-        """Return lambda on the new grid: (3, n)."""
+    def scale(self, own: Harmonics, before: Tensor, draw: int | None, tell: Progress) -> Tensor:
+        """Return lambda of a shell on the new grid: (3, n).
+
+        Of its harmonics on the scan's grid, and its features on the new one, (3, n).
+        """
         if self.method.features is None:
             return torch.ones_like(before)
         work, out, units = self.grids.work, self.grids.out, self.method.setting.units
-        high = self._features(units.to_network(self.here), draw, tell)
+        here = self._here(own)
+        high = self._features(units.to_network(here), draw, tell)
         if self.grids.sharpened:
             assert self.method.finer is not None
             fine = self.method.finer(high, work.over(out), out.shape)
             target = units.from_network(fine).cpu()[:, torch.from_numpy(self.inside)]
             return scale_maps(target, before)
-        maps = scale_maps(units.from_network(high), self.here)
+        maps = scale_maps(units.from_network(high), here)
         maps = torch.where(work.mask.to(maps.device), maps, 1.0)
         return work.to(out, maps).cpu()[:, torch.from_numpy(self.inside)]
 
-    @cached_property
-    def here(self) -> Tensor:
-        """Features of the scan on the working grid, none outside the brain: (3, x, y, z)."""
-        work, own = self.grids.work, self.own
+    def _here(self, own: Harmonics) -> Tensor:
+        """Features of a shell on the working grid, none outside the brain: (3, x, y, z)."""
+        work = self.grids.work
         found = Harmonics(work.bring(own.weighted), work.bring(own.b0), ORDER, own.dark)
         return found.rish() * work.mask.to(own.b0.device)
 

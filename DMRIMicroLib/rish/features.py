@@ -15,6 +15,7 @@ from torch import Tensor
 from ..acquisition import Acquisition, Shell
 from ..errors import InputError
 from ..physics.sh import fit_matrix, rish
+from .units import Setting
 
 ORDER = 4
 """Order that networks know; 8 is allowed where there are directions enough."""
@@ -29,6 +30,8 @@ the same for all: 0.996 at l = 2, 0.95 at l = 4."""
 DARK = 0.02
 """A voxel whose b0 signal is below this share of the image's 98th percentile shows no tissue: what
 is relative to it is noise (chosen)."""
+
+NO_B0, NEED_B0 = "there is no b0 volume", "RISH features are relative to b = 0."
 
 
 def coefficient_count(order: int) -> int:
@@ -51,7 +54,7 @@ def shell_for(acquisition: Acquisition, b: float, order: int = ORDER) -> Shell:
         If there is no b0 volume, no shell within a quarter of b, or it has too few directions.
     """
     if not acquisition.is_b0.any():
-        raise InputError("there is no b0 volume", "RISH features are relative to b = 0.")
+        raise InputError(NO_B0, NEED_B0)
     shell = acquisition.shell(b)
     if order_of(shell, order) < order:
         raise InputError(
@@ -60,6 +63,22 @@ def shell_for(acquisition: Acquisition, b: float, order: int = ORDER) -> Shell:
             f"Give a scan with {coefficient_count(order)} directions or more in that shell.",
         )
     return shell
+
+
+def shells_for(acquisition: Acquisition, setting: Setting, order: int = ORDER) -> list[Shell]:
+    """Return the shells that a method knows and whose directions tell an order, the best first.
+
+    Raises
+    ------
+    InputError
+        As of `shell_for`, if there is none.
+    """
+    able = [s for s in acquisition.shells if order_of(s, order) == order and setting.knows(s.b)]
+    if not able:
+        return [shell_for(acquisition, setting.b, order)]
+    if not acquisition.is_b0.any():
+        raise InputError(NO_B0, NEED_B0)
+    return sorted(able, key=lambda s: abs(s.b - setting.b))
 
 
 @dataclass(frozen=True, eq=False)

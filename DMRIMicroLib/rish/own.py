@@ -42,7 +42,7 @@ def look_at(scan: Scan, setting: Setting | None = None) -> Look:
     volumes = np.sort(np.r_[np.flatnonzero(scan.acquisition.is_b0), shell.indices])
     signal = torch.from_numpy(np.nan_to_num(np.moveaxis(scan.volumes(volumes), -1, 0)))
     made = harmonics(signal, scan.acquisition.subset(volumes), setting.b, ORDER)
-    return Look(made, torch.from_numpy(np.array(scan.mask)), scan.affine)
+    return Look(made, torch.from_numpy(np.array(scan.mask)), scan.affine, setting.b)
 
 
 def patches(first: Look, second: Look, patch: int) -> Iterator[Pair]:

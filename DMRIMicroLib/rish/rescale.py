@@ -1,14 +1,15 @@
 """The scan on its new grid, and its harmonics there, shell by shell.
 
-Networks say lambda of one shell, b = 1000 s/mm2. The others are scaled by the same lambda, order by
-order: what differs between two scanners, their noise and how voxels mix tissue, it does in all
-shells alike. The law of Gaussian diffusion, lambda_0 to the power of b / 1000, is not used: tissue
-is not Gaussian. `benchmarks/rish_shells.py` holds these rules against simulated pairs.
+Each shell is scaled by its own lambda. A shell that the method does not know, or that has too few
+directions, is scaled by that of the nearest one, order by order: what differs between two scanners,
+their noise and how voxels mix tissue, it does in all shells alike, to some degree. The law of
+Gaussian diffusion, lambda_0 to the power of b / 1000, is not used: tissue is not Gaussian.
+`benchmarks/rish_shells.py` holds these rules against simulated pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,21 +75,30 @@ def chunks(count: int) -> Iterator[slice]:
 
 
 def interpolated(
-    scan: Scan, shell: Shell, order: int, out: Place, device: torch.device, tell: Tell
-) -> tuple[Images, Harmonics]:
-    """Read a scan once: its volumes on the new grid, and a shell's harmonics on its own.
+    scan: Scan,
+    shells: Sequence[Shell],
+    order: int,
+    out: Place,
+    device: torch.device,
+    tell: Tell,
+) -> tuple[Images, list[Harmonics]]:
+    """Read a scan once: its volumes on the new grid, and harmonics of some shells on its own.
 
     Returns
     -------
     Images
-    Harmonics
+    list of Harmonics
         On `device`.
     """
     acq, count = scan.acquisition, len(scan.acquisition)
     signal = np.empty((count, *out.shape), np.float32)
-    matrix = torch.zeros(1 + coefficient_count(order), count, dtype=torch.float64)
+    terms = coefficient_count(order)
+    matrix = torch.zeros(1 + terms * len(shells), count, dtype=torch.float64)
     matrix[0, np.flatnonzero(acq.is_b0)] = 1 / int(acq.is_b0.sum())
-    matrix[1:, list(shell.indices)] = harmonic_fit(acq, shell, order)
+    for k, shell in enumerate(shells):
+        matrix[1 + k * terms : 1 + (k + 1) * terms, list(shell.indices)] = harmonic_fit(
+            acq, shell, order
+        )
     linear = torch.zeros(len(matrix), *scan.shape, device=device)
     for part in chunks(count):
         volumes = np.nan_to_num(scan.volumes(np.arange(count)[part]), posinf=0.0, neginf=0.0)
@@ -96,9 +106,10 @@ def interpolated(
         linear += torch.tensordot(matrix[:, part].to(read), read, dims=1)
         signal[part] = out.bring(read).clamp(min=0).cpu().numpy()  # splines overshoot at edges
         tell(part.stop / count, "Interpolating")
-    own = Harmonics(linear[1:], linear[0], order, dark_level(linear[0]))
+    dark = dark_level(linear[0])
+    own = [Harmonics(part, linear[0], order, dark) for part in linear[1:].split(terms)]
     b0 = torch.from_numpy(signal[acq.is_b0].mean(0))
-    inside = (out.mask & (b0 > own.dark)).numpy()
+    inside = (out.mask & (b0 > dark)).numpy()
     return Images(signal, acq, inside, b0[torch.from_numpy(inside)]), own
 
 
@@ -117,20 +128,21 @@ class Scaled:
     notes: tuple[str, ...]
 
 
-def rescale(images: Images, scale: Tensor, order: int, tell: Tell) -> Scaled:
+def rescale(images: Images, scales: Mapping[float, Tensor], order: int, tell: Tell) -> Scaled:
     """Scale the harmonics of all shells, in place, and keep signals from growing beyond b = 0.
 
     Parameters
     ----------
     images : Images
-    scale : (s, k, n) tensor
-        Lambda of each sample and order, of the voxels with tissue.
+    scales : mapping of b-value to (s, k, n) tensor
+        Lambda of each sample and order, of the voxels with tissue; a shell takes the nearest one.
     order : int
         Of the scale maps.
     tell : callable
         Gets the share that is done and a text.
     """
-    sd = np.zeros_like(images.signal) if len(scale) > 1 else None
+    samples = len(next(iter(scales.values())))
+    sd = np.zeros_like(images.signal) if samples > 1 else None
     acq, notes = images.acquisition, []
     clipped = done = 0
     for shell in acq.shells:
@@ -141,12 +153,15 @@ def rescale(images: Images, scale: Tensor, order: int, tell: Tell) -> Scaled:
                 f"{own}; what is beyond was left as it is"
             )
         found = images.coefficients(shell, own)
+        known = min(scales, key=lambda b: abs(b - shell.b))
+        if known != shell.b and bool((scales[known] != 1).any()):
+            notes.append(f"lambda of b = {known:.0f} was used for b = {shell.b:.0f}, too")
         for part in chunks(len(shell)):
             volumes = list(shell.indices[part])
             directions = torch.from_numpy(acq.bvecs[volumes]).float()
             ratio, runs = images.ratio(volumes), []
             highest = ratio.clamp(min=1)  # noise of the scan itself stays: lambda of 1 is the scan
-            for one in scale:
+            for one in scales[known]:
                 changed = scaled_signal(ratio, found, one, directions, own)
                 kept = changed.clamp(min=0).minimum(highest)
                 clipped += int((kept != changed).sum())
@@ -154,7 +169,7 @@ def rescale(images: Images, scale: Tensor, order: int, tell: Tell) -> Scaled:
             _write(images, volumes, torch.stack(runs), sd)
             done += len(volumes)
             tell(done / int((~acq.is_b0).sum()), "Scaling")
-    share = clipped / max(1, done * len(images.b0) * len(scale))
+    share = clipped / max(1, done * len(images.b0) * samples)
     notes.append(f"{share:.2%} of the signals in the brain were clipped to 0 or to that of b = 0")
     return Scaled(sd, tuple(notes))
 

@@ -29,8 +29,8 @@ class Enhanced:
     scan : Scan
         With the gradients of the scan that was enhanced, in their order.
     before, after : (3, x, y, z) float32 arrays
-        RISH features of orders 0, 2, 4 of the shell that was looked at, on the new grid: of the
-        interpolated scan, and as they were scaled to; 0 outside the mask.
+        RISH features of orders 0, 2, 4 of the shell that the method knows best, on the new grid: of
+        the interpolated scan, and as they were scaled to; 0 outside the mask.
     scale : (3, x, y, z) float32 array
         Scale maps lambda of that shell, their mean over samples; 1 outside the mask.
     sd : (x, y, z, m) float32 array or None

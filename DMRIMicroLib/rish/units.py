@@ -18,6 +18,9 @@ from ..errors import InputError
 PATCH = 32
 """Voxels along an edge of the patches of a training whose card does not tell: of all recipes."""
 
+NEAR = 0.25
+"""Share of a b-value up to which another shell is taken for it, as `Acquisition.shell` has it."""
+
 
 @dataclass(frozen=True)
 class Units:
@@ -62,7 +65,9 @@ class Setting:
     ----------
     units : Units
     b : float
-        Of the shell [s/mm2].
+        Of the shell that it knows best [s/mm2].
+    shells : (float, float)
+        Least and largest b-value of all shells that it learned from [s/mm2].
     edges : (float, float)
         Of the voxels of low and high features [mm]; by default the HCP's at 3 T and 7 T.
     patch : int
@@ -71,6 +76,7 @@ class Setting:
 
     units: Units = field(default_factory=Units)
     b: float = 1000.0
+    shells: tuple[float, float] = (1000.0, 1000.0)
     edges: tuple[float, float] = (1.25, 1.05)
     patch: int = PATCH
 
@@ -78,6 +84,10 @@ class Setting:
     def factor(self) -> float:
         """How much finer the high features are."""
         return self.edges[0] / self.edges[1]
+
+    def knows(self, b: float) -> bool:
+        """Whether a shell is among those that it learned from, or within a quarter of one."""
+        return (1 - NEAR) * self.shells[0] <= b <= (1 + NEAR) * self.shells[1]
 
     def told(self) -> dict[str, Any]:
         """Return it as JSON values, for a card's `data`."""
@@ -89,8 +99,9 @@ class Setting:
         try:
             units = Units(tuple(data["units"]["centre"]), tuple(data["units"]["spread"]))
             low, high = data["edges"]
-            patch = int(data.get("patch", PATCH))
-            return cls(units, float(data["b"]), (float(low), float(high)), patch)
+            patch, b = int(data.get("patch", PATCH)), float(data["b"])
+            least, most = data.get("shells", (b, b))
+            return cls(units, b, (float(least), float(most)), (float(low), float(high)), patch)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"the card does not tell units, b and edges of its features ({error})",

@@ -11,13 +11,25 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..acquisition import Acquisition
 from ..brain.anatomy import Anatomy
 from ..brain.machines import SCANNERS
-from ..brain.phantom import SubjectConfig, draw_subject, render
+from ..brain.phantom import Subject, SubjectConfig, draw_subject, render
 from ..brain.protocols import named
 from ..brain.scanner import Scanner
 from ..brain.simulate import FINER, generator_for
 from ..errors import InputError
 from ..fitting.threads import one_thread_each
-from .patch import Batch, Frame, Render, batched, chosen, extent, look, place, rendered, steps
+from .patch import (
+    Batch,
+    Frame,
+    Render,
+    batched,
+    chosen,
+    extent,
+    ill_place,
+    look,
+    place,
+    rendered,
+    steps,
+)
 
 
 def machine(scanner: str, protocol: str) -> tuple[Scanner, Acquisition]:
@@ -113,14 +125,14 @@ def draw_pair(
     device: torch.device,
     renderer: Render = render,
 ) -> tuple[Batch, Batch]:
-    """Draw one pair of batches."""
+    """Draw one pair of batches; the patches of ill subjects lie about a place in the lesion."""
     machines, patches = (config.first, config.second), config.patches()
     made: tuple[list, list] = ([], [])
     with one_thread_each():
         for _ in range(config.batch):
             anatomy = chosen(anatomies, generator)
             subject = draw_subject(generator, config.subject)
-            centre = place(anatomy, generator, extent(config.patch, machines[0][0]), config.brain)
+            centre = _centre(anatomy, subject, generator, config)
             for rows, (scanner, acquisition), patch in zip(made, machines, patches, strict=True):
                 frame = Frame(patch, config.margin, config.finer, centre)
                 volume = rendered(anatomy, subject, frame, scanner, device, renderer)
@@ -130,3 +142,13 @@ def draw_pair(
         for rows, (scanner, acquisition) in zip(made, machines, strict=True)
     )
     return first, second
+
+
+def _centre(
+    anatomy: Anatomy, subject: Subject, generator: torch.Generator, config: PairConfig
+) -> torch.Tensor:
+    """Draw the middle of both patches: (3,) RAS [mm]."""
+    ill = None if subject.lesion is None else ill_place(anatomy, subject, generator)
+    if ill is not None:
+        return ill
+    return place(anatomy, generator, extent(config.patch, config.first[0]), config.brain)

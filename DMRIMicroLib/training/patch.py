@@ -21,6 +21,10 @@ from ..brain.volume import StateVolume
 TRIES = 50
 """Places to look for a patch with enough brain before the best of them is taken."""
 
+COARSE, AROUND = 4.0, 8.0
+"""Grid on which a lesion is looked for, and how far it reaches beyond the anatomy's brain, which
+the subject's own shape may leave [mm]."""
+
 STEP_MARGIN = 1
 """Slices beside a patch that a moving head brings in; slices that do not move see only their own
 tissue."""
@@ -171,6 +175,22 @@ def place(anatomy: Anatomy, generator: torch.Generator, edges: Tensor, brain: fl
     assert best is not None
     world = anatomy.affine.double().cpu() @ torch.cat([best.double(), torch.ones(1).double()])
     return world[:3]
+
+
+def ill_place(anatomy: Anatomy, subject: Subject, generator: torch.Generator) -> Tensor | None:
+    """Draw a place in a subject's lesion: (3,) RAS [mm]; None if it shows nowhere."""
+    world = anatomy.affine.double().cpu()
+    inside = brain_of(anatomy)[1].double() @ world[:3, :3].T + world[:3, 3]
+    low, high = inside.amin(0) - AROUND, inside.amax(0) + AROUND
+    affine = torch.diag(torch.tensor([COARSE, COARSE, COARSE, 1.0], dtype=torch.float64))
+    affine[:3, 3] = low
+    shape = tuple(((high - low) / COARSE).ceil().int().tolist())
+    seen = render(anatomy, subject, affine, shape)
+    ill = seen.mask.nonzero()[seen.lesion > 0]
+    if not len(ill):
+        return None
+    drawn = ill[int(torch.randint(len(ill), (1,), generator=generator))]
+    return low + COARSE * drawn.double()
 
 
 @lru_cache(maxsize=32)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..rish.blocks import monai
-from ..rish.data import load_pair, split
+from ..rish.data import load_pair, shells_in, split
 from ..rish.gan import gan_loss
 from ..rish.methods import KINDS, build
 from ..rish.residual import residual_loss
@@ -31,6 +31,7 @@ from .recipe import begin as begin_run
 from .recipe import small, training_loop
 from .rish_latent import TRANSLATED, train_latent
 from .rish_measure import nmse
+from .rish_pairs import by_look
 from .rish_recipe import RishRecipe
 from .rish_run import Progress, Run
 from .rish_stream import fine_of, kept, said_of
@@ -42,9 +43,9 @@ SAID = "said"
 """Folder of what the method says of every pair, on the fine grid."""
 
 ABOUT = (
-    "Says what the RISH features (orders 0, 2, 4) of a 3 T scan at b = {b:.0f} s/mm2 would be at "
-    "7 T, on voxels of {low:.4g} mm, and sharpens them to {high:.4g} mm. {method} {learned} For "
-    "research, not for diagnosis."
+    "Says what the RISH features (orders 0, 2, 4) of a shell of a 3 T scan, b = {b} s/mm2, would "
+    "be at 7 T, on voxels of {low:.4g} mm, and sharpens them to {high:.4g} mm. {method} {learned} "
+    "For research, not for diagnosis."
 )
 
 METHODS = {
@@ -95,7 +96,9 @@ def train_rish(
     begin_run(recipe, folder)  # type: ignore[arg-type]
     known, held_out = split(files)
     first = load_pair(known[0])
-    setting = Setting(edges=first.edges, patch=min(recipe.crop, first.low.shape[-1]))
+    setting = Setting(
+        shells=shells_in(files), edges=first.edges, patch=min(recipe.crop, first.low.shape[-1])
+    )
     run = Run(recipe, folder, known, held_out, setting, progress, cancelled)
     name = next(name for name, kind in KINDS.items() if kind == recipe.kind)
     network, data = train_latent(run) if name == "ldm" else (_direct(run, name), {})
@@ -118,13 +121,15 @@ def about(name: str, setting: Setting, data: str) -> str:
     """Tell what a method does, and what it learned from: `RishRecipe.data`."""
     low, high = setting.edges
     told = {"method": METHODS[name], "learned": f"It learned from {origin(data)}."}
-    return ABOUT.format(b=setting.b, low=low, high=high, **told)
+    b = " to ".join(f"{b:.0f}" for b in sorted(set(setting.shells)))
+    return ABOUT.format(b=b, low=low, high=high, **told)
 
 
 def origin(data: str) -> str:
     """Tell where pairs are from: `RishRecipe.data` in words."""
     if data.startswith(SIMULATED):
-        return f"simulated pairs only (heads: {data.removeprefix(SIMULATED).strip()})"
+        heads = data.removeprefix(SIMULATED).strip()
+        return f"simulated pairs only, whose 7 T scans are free of noise (heads: {heads})"
     return f"the paired scans of {data}" if data else "pairs of scans whose origin was not told"
 
 
@@ -194,19 +199,21 @@ def _measured(run: Run, network: nn.Module, sharper: nn.Module) -> dict[str, Any
 
     run.progress(1.0, "Measuring")
     network.to(run.device)
-    files = run.judging
 
     def say(low: Tensor) -> Tensor:
         return _by_tiles(run, network, low.to(run.device)).cpu()
 
-    told = {
-        "3 T scan": nmse(lambda low: low, files, run.read, units),
-        "7 T-like": nmse(say, files, run.read, units),
-        "7 T-like, interpolated to the fine grid": nmse(lambda v: v, files, fine, units),
-        "7 T-like, sharpened": nmse(lambda v: sharper(v[None])[0], files, fine, units),
-    }
+    def told(files: Sequence[Path]) -> dict[str, list[float]]:
+        return {
+            "3 T scan": nmse(lambda low: low, files, run.read, units),
+            "7 T-like": nmse(say, files, run.read, units),
+            "7 T-like, interpolated to the fine grid": nmse(lambda v: v, files, fine, units),
+            "7 T-like, sharpened": nmse(lambda v: sharper(v[None])[0], files, fine, units),
+        }
+
+    every = {look: told(files) for look, files in by_look(run.judging).items()}
     network.cpu()
-    return {_measured_on(run): told}
+    return {_measured_on(run): every.get("", every)}
 
 
 def _measured_on(run: Run) -> str:

@@ -28,7 +28,7 @@ class RishRecipe:
         Of the weights, e.g. "rish-residual".
     preset : str
     pairs, patch : int
-        Simulated pairs, and 3 T voxels along an edge of each.
+        Simulated heads, and 3 T voxels along an edge of the pairs of each (`rish_pairs.LOOKS`).
     patches : int
         Pairs of an example.
     crop : int
