@@ -189,11 +189,11 @@ def test_whole_subjects_are_held_out(tmp_path):
 # one's own scans
 
 
-def own(folder, subject, session, edge, shape, seed=0):
+def own(folder, subject, session, edge, shape, seed=0, shells=None):
     """Write a scan about the world's origin, and its mask."""
     affine = np.diag([edge, edge, edge, 1.0])
     affine[:3, 3] = -edge * (np.array(shape) - 1) / 2
-    scan = ring_scan(protocol({1000.0: SHELL}, b0=2), affine, shape, 10.0, seed)
+    scan = ring_scan(protocol(shells or {1000.0: SHELL}, b0=2), affine, shape, 10.0, seed)
     x = affine[0, 0] * np.arange(shape[0]) + affine[0, 3]
     scan.signal[..., 2:] *= (0.7 + 0.3 * np.sin(x / 3))[:, None, None, None]
     mask = np.zeros(shape, np.uint8)
@@ -263,6 +263,33 @@ def test_a_folder_of_pairs_is_of_one_data_set_and_one_kind_of_voxels(tmp_path):
     with pytest.raises(InputError, match=r"voxels of sub-2 differ.*1\.5 mm at 3 T"):
         from_bids(tmp_path / "in", tmp_path / "pairs", patch=8)
     assert pairs_in(tmp_path / "pairs") == files
+
+
+def test_all_shells_that_both_scans_have_give_pairs_and_the_hcp_has_its_layout(tmp_path):
+    low = {1000.0: SHELL, 2000.0: SHELL, 3000.0: SHELL}
+    for session, edge, shape, shells in (
+        ("3T", 1.5, (18, 18, 10), low),
+        ("7T", 1.2, (22, 22, 12), {1000.0: SHELL, 2000.0: SHELL, 3000.0: 8}),
+    ):
+        own(tmp_path / "in", "1", session, edge, shape, shells=shells)
+        home = tmp_path / "in" / "sub-1" / f"ses-{session}" / "dwi"
+        there = (
+            tmp_path / "hcp" / "100307" / "T1w" / {"3T": "Diffusion", "7T": "Diffusion_7T"}[session]
+        )
+        there.parent.mkdir(parents=True, exist_ok=True)
+        home.rename(there)
+        names = ("data.nii.gz", "bvals", "bvecs", "nodif_brain_mask.nii.gz")
+        for end, name in zip(("dwi.nii.gz", ".bval", ".bvec", "mask.nii.gz"), names, strict=True):
+            next(there.glob(f"*{end}")).rename(there / name)
+    files = from_bids(tmp_path / "hcp", tmp_path / "pairs", patch=8)
+    assert sorted({load_pair(f).b for f in files}) == [1000.0, 2000.0]  # 8 directions are too few
+    assert shells_in(files) == (1000.0, 2000.0)
+    energies = [float(load_pair(f).low[0].mean()) for f in (files[0], files[-1])]
+    assert energies[1] < 0.8 * energies[0]  # less signal is left at b = 2000
+    assert (tmp_path / "pairs" / "sub-100307.json").exists()
+    (tmp_path / "hcp" / "100307" / "T1w" / "Diffusion_7T").rename(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"no subject has the sessions.*Diffusion_7T"):
+        from_bids(tmp_path / "hcp", tmp_path / "other", patch=8)
 
 
 def test_own_scans_have_cubes_for_voxels():

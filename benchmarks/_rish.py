@@ -55,9 +55,23 @@ def enhanced(seen: Seen, weights: str | None, way: str = SHARPENED):
         made = dm.enhance(seen.low, method, "7T", weights=weights).scan
     else:
         made = finer(dm.enhance(seen.low, method, "keep", weights=weights).scan, seen.high)
-    if made.shape != seen.high.shape or not np.allclose(made.affine, seen.high.affine, atol=1e-3):
+    same = made.shape == seen.high.shape and np.allclose(made.affine, seen.high.affine, atol=1e-3)
+    if not same and seen.clean is not None:
         raise RuntimeError(f"the enhanced scan does not lie on the 7 T grid: {made.shape}")
-    return made.with_mask(seen.mask)
+    return (made if same else moved(made, seen.high)).with_mask(seen.mask)
+
+
+def moved(scan, target):
+    """Bring a scan to the grid of another one in the same space, by cubic splines."""
+    import torch
+
+    from DMRIMicroLib.rish.grid import resampled
+    from DMRIMicroLib.scan import Scan
+
+    rows = torch.from_numpy(np.moveaxis(np.asarray(scan.signal), -1, 0))
+    made = [resampled(row[None], scan.affine, target.affine, target.shape)[0] for row in rows]
+    data = np.stack([row.numpy() for row in made], -1).clip(min=0)
+    return Scan(data, target.affine, scan.acquisition, target.mask)
 
 
 def finer(scan, target):
@@ -67,10 +81,17 @@ def finer(scan, target):
     from DMRIMicroLib.rish.grid import resized
     from DMRIMicroLib.scan import Scan
 
+    if not np.allclose(middle(scan), middle(target), atol=1e-3):
+        return moved(scan, target)
     factors = tuple(a / b for a, b in zip(scan.voxel_size, target.voxel_size, strict=True))
     data = torch.from_numpy(np.moveaxis(np.asarray(scan.signal), -1, 0).copy())
     made = np.moveaxis(resized(data, factors, target.shape).numpy(), 0, -1)
     return Scan(made.clip(min=0), target.affine, scan.acquisition, target.mask)
+
+
+def middle(scan) -> np.ndarray:
+    """Return the middle of a scan's grid: (3,) RAS [mm]."""
+    return scan.affine[:3, :3] @ ((np.array(scan.shape) - 1) / 2) + scan.affine[:3, 3]
 
 
 def tensors(scan) -> dict[str, np.ndarray]:
@@ -128,13 +149,14 @@ def table(asked: Asked, number: int) -> dict:
     import DMRIMicroLib as dm
 
     seen = pair(asked, number)
-    truths = {CLEAN: images(seen.clean.with_mask(seen.mask))}
-    truths[MEASURED] = images(seen.high.with_mask(seen.mask))
+    truths = {MEASURED: images(seen.high.with_mask(seen.mask))}
     out: dict = {SHARPENED: {}, WITHOUT: {}}
-    out["bound"] = {CLEAN: score(truths[CLEAN], truths[MEASURED], seen.mask)}
-    out["bound"][MEAN] = score(expected(seen), truths[MEASURED], seen.mask)
+    if seen.clean is not None:
+        truths[CLEAN] = images(seen.clean.with_mask(seen.mask))
+        out["bound"] = {CLEAN: score(truths[CLEAN], truths[MEASURED], seen.mask)}
+        out["bound"][MEAN] = score(expected(seen), truths[MEASURED], seen.mask)
     for name, weights in asked.methods.items():
-        for way, rows in out.items():
+        for way, rows in ((way, out[way]) for way in (SHARPENED, WITHOUT)):
             if way == WITHOUT and asked.both and name not in asked.both:
                 continue
             began = clock()

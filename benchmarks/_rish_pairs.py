@@ -40,6 +40,8 @@ class Asked:
         Names of the methods that are asked now; all, if there is none.
     both : tuple of str
         Names of those that are asked without super-resolution, too; all, if there is none.
+    scans : str
+        Data set of real scans in place of simulated pairs (`rish.own.from_bids`).
     """
 
     weights: tuple[tuple[str, str], ...]
@@ -50,6 +52,7 @@ class Asked:
     keep: str = ""
     only: tuple[str, ...] = ()
     both: tuple[str, ...] = ()
+    scans: str = ""
 
     @property
     def methods(self) -> dict[str, str | None]:
@@ -65,6 +68,7 @@ class Seen:
     Attributes
     ----------
     low, high, clean : Scan
+        Real scans are never clean: None.
     mask : (x, y, z) bool array
         Voxels of the 7 T grid that count, for every method alike.
     ill : (x, y, z) array or None
@@ -95,7 +99,9 @@ def machines(largest: float) -> list:
 
 
 def pair(asked: Asked, number: int, largest: float = SHELL) -> Seen:
-    """Draw a pair that no training saw, or take the one that was kept."""
+    """Draw a pair that no training saw, or take the one that was kept, or a subject's scans."""
+    if asked.scans:
+        return real(asked.scans, number, largest)
     if not asked.keep:
         return seen_by(*drawn(asked, number, largest))
     told = f"{asked.anatomies}-{asked.seed}-{asked.patch}-{largest:.0f}-{number}"
@@ -107,6 +113,18 @@ def pair(asked: Asked, number: int, largest: float = SHELL) -> Seen:
         part.write_bytes(pickle.dumps(seen_by(*both), protocol=5))
         part.replace(file)
     return pickle.loads(file.read_bytes())
+
+
+def real(folder: str, number: int, largest: float) -> Seen:
+    """Read both scans of a subject, the last one first: the last tenth no training sees."""
+    from DMRIMicroLib.masking import brain_mask, onto_grid
+    from DMRIMicroLib.rish.own import both_of
+
+    every = list(both_of(Path(folder)).values())
+    one, two = (brain_mask(files.load()) for files in every[-1 - number])
+    one, two = (s.select(np.flatnonzero(s.acquisition.bvals < 1.25 * largest)) for s in (one, two))
+    mask = onto_grid(np.asarray(one.mask), one.affine, two.shape, two.affine)
+    return Seen(one, two, None, mask & np.asarray(two.mask))
 
 
 def drawn(asked: Asked, number: int, largest: float) -> tuple:

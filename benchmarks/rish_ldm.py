@@ -25,6 +25,11 @@ sri24-* ones (`--anatomies`), and their seed is that of no training (`rish.data.
   asked for at both ends of a step (`diffusion.invert`).
 - steps: NMSE of latent diffusion for the same numbers of steps.
 
+`--scans FOLDER` asks of real scans in place of simulated ones: BIDS with ses-3T and ses-7T, or the
+HCP's layout with T1w/Diffusion and T1w/Diffusion_7T; of the last `--pairs` subjects, whom `train
+--bids FOLDER` holds out up to a tenth of all, and for the part "table" alone, which then is the
+paper's Table 1.
+
 `--pairs`, `--downstream`, `--lesions` and `--sampling` tell how many pairs each part has, `--patch`
 their voxels, `--voxels` to how many of a pair NODDI is fitted, `--seed` is that of the trainings,
 `--workers` the number of processes of one thread, `--name` that of the file. Every pair is written
@@ -66,6 +71,7 @@ def opened(name: str, asked: Asked) -> Results:
     """Open the results of the same question, or begin anew."""
     told = {"anatomies": asked.anatomies, "seed": asked.seed}
     told |= {"patch": asked.patch, "voxels": asked.voxels}
+    told |= {"scans": Path(asked.scans).name} if asked.scans else {}
     results = Results(name)
     if results.content.get(ASKED) != told:
         results = Results(name, fresh=True)
@@ -138,6 +144,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--name", default="rish_ldm")
     parser.add_argument("--keep", default="")
+    parser.add_argument("--scans", default="", help="data set of real scans")
     parser.add_argument("--both", default="", help="NAMES to ask without super-resolution, too")
     given = parser.parse_args(arguments)
     parts = given.parts.split(",")
@@ -145,7 +152,9 @@ def main(arguments: list[str]) -> None:
         parser.error(f"{wrong[0]!r} is neither a part ({', '.join(PARTS)}) nor NAME=FILE")
     weights = tuple(tuple(text.split("=", 1)) for text in given.weights)
     asked = Asked(weights, given.anatomies, given.seed, given.patch, given.voxels, given.keep)
-    asked = replace(asked, both=tuple(filter(None, given.both.split(","))))
+    asked = replace(asked, both=tuple(filter(None, given.both.split(","))), scans=given.scans)
+    if given.scans and parts != ["table"]:
+        parser.error("real scans have the part table alone: --parts table")
     counts = {"table": given.pairs, "directions": given.pairs}
     counts |= {"downstream": given.downstream, "lesion": given.lesions}
     counts |= {"inversion": given.sampling, "steps": given.sampling}

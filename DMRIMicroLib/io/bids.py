@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ BIDS_VERSION = "1.11.0"
 
 NIFTI = (".nii.gz", ".nii")
 
-HCP_FOLDER = Path("T1w") / "Diffusion"
+HCP_FOLDER, HCP_FOLDER_7T = Path("T1w") / "Diffusion", Path("T1w") / "Diffusion_7T"
 HCP_IMAGE, HCP_MASK = "data", "nodif_brain_mask"
 
 PREPROCESSED = "preproc"
@@ -151,6 +151,39 @@ def scans_of(folder: Path, layout: str, subject: str) -> Iterator[ScanFiles | In
             yield _or_error(_bids_scan, folder, image)
 
 
+def sessions_of(
+    folder: Path, layout: str, subject: str, labels: Sequence[str]
+) -> tuple[ScanFiles, ...]:
+    """Return a subject's scans of some sessions, or none if one is missing.
+
+    Of the HCP's layout the sessions are 3T and 7T, which its pipeline brings into one space.
+
+    Raises
+    ------
+    InputError
+        If the files of a scan are not complete, or a session has two.
+    """
+    if layout == "hcp":
+        homes = {"3T": HCP_FOLDER, "7T": HCP_FOLDER_7T}
+        homes = [homes[s] for s in labels]
+        if not all((folder / subject / home).is_dir() for home in homes):
+            return ()
+        return tuple(_hcp_scan(folder, subject, home) for home in homes)
+    found: dict[str | None, ScanFiles] = {}
+    for files in scans_of(folder, layout, subject):
+        if isinstance(files, InputError):
+            raise files
+        if files.session in labels:
+            if files.session in found:
+                raise InputError(
+                    f"sub-{subject} has two scans of ses-{files.session}",
+                    "Put them together, or take one away.",
+                    file=files.image,
+                )
+            found[files.session] = files
+    return tuple(found[s] for s in labels) if len(found) == len(labels) else ()
+
+
 def entities_of(file: Path) -> dict[str, str]:
     """Return the entities in a file's name, in their order."""
     found = (ENTITY.fullmatch(part) for part in file.name.split(".")[0].split("_"))
@@ -226,8 +259,8 @@ def _same_scan(image: dict[str, str], mask: dict[str, str]) -> bool:
     return {**image, "desc": ""} == {**mask, "desc": ""}
 
 
-def _hcp_scan(folder: Path, subject: str) -> ScanFiles:
-    home = folder / subject / HCP_FOLDER
+def _hcp_scan(folder: Path, subject: str, within: Path = HCP_FOLDER) -> ScanFiles:
+    home = folder / subject / within
     image = _either(home, HCP_IMAGE)
     if image is None:
         raise InputError(f"there is no {HCP_IMAGE}.nii.gz", "Copy it again.", file=home)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..acquisition import SHELL_TOLERANCE, Acquisition
 from ..errors import Cancelled, InputError
 from ..files import staged
-from ..io.bids import ScanFiles, scans_of, subjects
+from ..io.bids import ScanFiles, layout_of, sessions_of, subjects
 from ..masking import brain_mask, onto_grid
 from ..scan import Scan
 from .data import SUBJECT, SUFFIX, Look, Pair, load_pair, paired, pairs_in, remember, save_pair
-from .features import ORDER, harmonics
+from .features import ORDER, harmonics, order_of
 from .grid import edges_of, regridded
 from .units import Setting
 
@@ -82,14 +84,15 @@ def from_bids(
     Parameters
     ----------
     source : path
-        BIDS data set with ``sub-*/ses-3T/dwi`` and ``sub-*/ses-7T/dwi``, preprocessed, both in one
-        space: the 7 T scan registered to the 3 T scan.
+        BIDS data set with ``sub-*/ses-3T/dwi`` and ``sub-*/ses-7T/dwi``, or the HCP's layout with
+        ``*/T1w/Diffusion`` and ``*/T1w/Diffusion_7T``; preprocessed, both in one space: the 7 T
+        scan registered to the 3 T scan.
     folder : path
         For the patches.
     patch : int
         Voxels of the 3 T scan along each edge.
     setting : Setting, optional
-        Which shell is taken.
+        Its shell is taken, and every other one that both scans have.
     progress, cancelled
         As of `fitting.fit`; patches that are whole stay.
 
@@ -99,22 +102,42 @@ def from_bids(
         Subject by subject, so that those held out (`split`) are of the last ones.
     """
     setting = setting or Setting()
-    labels = [s for s in subjects(source, "bids") if _sessions(source, s)]
-    if not labels:
-        raise InputError(
-            f"no subject has the sessions {' and '.join(f'ses-{s}' for s in SESSIONS)}",
-            "Name them so; each with a dwi folder.",
-            file=source,
-        )
+    both = both_of(source)
     remember(folder, {"source": "own scans", "of": source.name, "patch": patch, "b": setting.b})
-    for number, label in enumerate(labels):
-        progress(number / len(labels), f"sub-{label}")
+    for number, (label, files) in enumerate(both.items()):
+        progress(number / len(both), f"sub-{label}")
         if cancelled():
             raise Cancelled(STOPPED)
         if not (folder / SUBJECT.format(label)).exists():
-            _make(folder, label, _sessions(source, label), patch, setting, cancelled)
+            _make(folder, label, files, patch, setting, cancelled)
     progress(1.0, "Done")
     return pairs_in(folder)
+
+
+def both_of(source: Path) -> dict[str, tuple[ScanFiles, ...]]:
+    """Return the two scans of every subject of a data set who has both, by label."""
+    layout = layout_of(source)
+    every = {s: sessions_of(source, layout, s, SESSIONS) for s in subjects(source, layout)}
+    found = {label: files for label, files in every.items() if files}
+    if not found:
+        raise InputError(
+            f"no subject has the sessions {' and '.join(f'ses-{s}' for s in SESSIONS)}",
+            "Name them so, each with a dwi folder; or give the HCP's layout, T1w/Diffusion and "
+            "T1w/Diffusion_7T.",
+            file=source,
+        )
+    return found
+
+
+def shared(first: Acquisition, second: Acquisition, b: float) -> list[float]:
+    """Return b-values of which both scans tell all coefficients: b, and every other one [s/mm2]."""
+    out = [b]
+    for shell in first.shells:
+        near = [s for s in second.shells if abs(s.b - shell.b) <= SHELL_TOLERANCE]
+        able = all(order_of(s, ORDER) == ORDER for s in (shell, *near))
+        if near and able and all(abs(shell.b - known) > SHELL_TOLERANCE for known in out):
+            out.append(shell.b)
+    return out
 
 
 def _make(
@@ -126,10 +149,11 @@ def _make(
     cancelled: Callable[[], bool],
 ) -> None:
     """Write the pairs of a subject, and last that they are all there."""
-    first, second = (look_at(cubic(files.load(), files.image), setting) for files in both)
+    scans = [brain_mask(cubic(files.load(), files.image)) for files in both]
+    edges = [edges_of(scan.affine)[0] for scan in scans]
     for there in sorted(folder.glob(f"pair-*{SUFFIX}"))[:1]:
-        before, own = load_pair(there).edges, (edges_of(v.affine)[0] for v in (first, second))
-        if any(abs(a / b - 1) > CUBIC for a, b in zip(own, before, strict=True)):
+        before = load_pair(there).edges
+        if any(abs(a / b - 1) > CUBIC for a, b in zip(edges, before, strict=True)):
             raise InputError(
                 f"the voxels of sub-{label} differ from those of the pairs that are there, "
                 f"{before[0]:.3g} mm at 3 T and {before[1]:.3g} mm at 7 T",
@@ -137,11 +161,13 @@ def _make(
                 file=both[0].image,
             )
     count = 0
-    for pair in patches(first, second, patch):
-        if cancelled():
-            raise Cancelled(STOPPED)
-        save_pair(pair, folder / f"pair-{label}-{count:05d}{SUFFIX}")
-        count += 1
+    for b in shared(*(scan.acquisition for scan in scans), setting.b):
+        first, second = (look_at(scan, replace(setting, b=b)) for scan in scans)
+        for pair in patches(first, second, patch):
+            if cancelled():
+                raise Cancelled(STOPPED)
+            save_pair(pair, folder / f"pair-{label}-{count:05d}{SUFFIX}")
+            count += 1
     done = SUBJECT.format(label)
     with staged(folder) as stage:
         (stage / done).write_text(json.dumps({"patches": count}) + "\n", encoding="utf-8")
@@ -157,20 +183,3 @@ def cubic(scan: Scan, file: Path | None = None) -> Scan:
             file=file,
         )
     return scan
-
-
-def _sessions(source: Path, label: str) -> tuple[ScanFiles, ...]:
-    """Return a subject's scans of both sessions, or none."""
-    found: dict[str | None, ScanFiles] = {}
-    for files in scans_of(source, "bids", label):
-        if isinstance(files, InputError):
-            raise files
-        if files.session in SESSIONS:
-            if files.session in found:
-                raise InputError(
-                    f"sub-{label} has two scans of ses-{files.session}",
-                    "Put them together, or take one away.",
-                    file=files.image,
-                )
-            found[files.session] = files
-    return tuple(found[s] for s in SESSIONS) if len(found) == len(SESSIONS) else ()
