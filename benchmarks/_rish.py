@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from _common import clock
-from _rish_pairs import PLAIN, SHELL, SHELLS, Asked, Seen, lesioned, pair
+from _rish_pairs import PLAIN, SHELL, SHELLS, Asked, Seen, lesioned, pair, whole
 from scipy import ndimage
 
 MEASURED, CLEAN = "7 T as measured", "7 T free of noise"
@@ -149,25 +149,37 @@ def table(asked: Asked, number: int) -> dict:
     import DMRIMicroLib as dm
 
     seen = pair(asked, number)
+    out, truth = compared(asked, seen, (SHARPENED, WITHOUT))
+    if seen.clean is not None:
+        out["bound"][MEAN] = score(expected(seen), truth, seen.mask)
+    own = dm.enhance(seen.low, PLAIN, "keep").scan
+    before, after = (np.asarray(s.signal)[np.asarray(seen.low.mask)] for s in (seen.low, own))
+    return out | {"identity": float(np.abs(after - before).max() / before.max())}
+
+
+def head(asked: Asked, number: int) -> dict:
+    """Score methods on a whole head, with super-resolution."""
+    return compared(asked, whole(asked, number), (SHARPENED,))[0]
+
+
+def compared(asked: Asked, seen: Seen, ways: tuple[str, ...]) -> tuple[dict, dict]:
+    """Score methods on a pair; return that and the images of the 7 T scan as measured."""
     truths = {MEASURED: images(seen.high.with_mask(seen.mask))}
-    out: dict = {SHARPENED: {}, WITHOUT: {}}
+    out: dict = {way: {} for way in ways}
     if seen.clean is not None:
         truths[CLEAN] = images(seen.clean.with_mask(seen.mask))
         out["bound"] = {CLEAN: score(truths[CLEAN], truths[MEASURED], seen.mask)}
-        out["bound"][MEAN] = score(expected(seen), truths[MEASURED], seen.mask)
     for name, weights in asked.methods.items():
-        for way, rows in ((way, out[way]) for way in (SHARPENED, WITHOUT)):
+        for way in ways:
             if way == WITHOUT and asked.both and name not in asked.both:
                 continue
             began = clock()
             made = enhanced(seen, weights, way)
             wall, cpu = (clock() - began).tolist()
-            said = images(made)
-            rows[name] = {key: score(said, truth, seen.mask) for key, truth in truths.items()}
-            rows[name]["time [s]"] = {"wall": wall, "CPU": cpu}
-    own = dm.enhance(seen.low, PLAIN, "keep").scan
-    before, after = (np.asarray(s.signal)[np.asarray(seen.low.mask)] for s in (seen.low, own))
-    return out | {"identity": float(np.abs(after - before).max() / before.max())}
+            said, row = images(made), out[way].setdefault(name, {})
+            row |= {key: score(said, truth, seen.mask) for key, truth in truths.items()}
+            row["time [s]"] = {"wall": wall, "CPU": cpu}
+    return out, truths[MEASURED]
 
 
 def expected(seen: Seen) -> dict[str, np.ndarray]:
@@ -222,8 +234,10 @@ def downstream(asked: Asked, number: int) -> dict:
 
     truth = maps(seen.clean)
     out = {MEASURED: apart(maps(seen.high), truth)}
+    quiet = replace(seen, low=dm.denoise(seen.low, "mppca"))
     for name, weights in asked.methods.items():
         out[name] = apart(maps(enhanced(seen, weights)), truth)
+        out[f"{name}, after MP-PCA"] = apart(maps(enhanced(quiet, weights)), truth)
     return out
 
 
@@ -323,6 +337,7 @@ def sampled(weights: str, **sampling) -> Iterator[str]:
 
 PARTS: dict[str, Callable[[Asked, int], dict]] = {
     "table": table,
+    "head": head,
     "directions": directions,
     "downstream": downstream,
     "lesion": lesion,

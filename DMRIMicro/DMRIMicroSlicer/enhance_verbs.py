@@ -39,7 +39,7 @@ class EnhanceVerbs:
         Parameters
         ----------
         dwiNode : vtkMRMLDiffusionWeightedVolumeNode
-            With a b0 volume and 15 directions or more near b = 1000 s/mm2.
+            With a b0 volume and 15 directions or more in a shell that the method learned.
         method : str
             One of `DMRIMicroLib.rish.table.METHODS`, or "auto", the best that has weights.
             "interpolate" needs none.
