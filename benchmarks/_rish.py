@@ -219,6 +219,7 @@ def directions(asked: Asked, number: int) -> dict:
 def downstream(asked: Asked, number: int) -> dict:
     """Errors of FA, V1, NDI and ODI against the 7 T scan free of noise, in some voxels."""
     import DMRIMicroLib as dm
+    from DMRIMicroLib.preprocess import denoise
 
     seen = pair(asked, number, SHELLS)
     places = np.flatnonzero(seen.mask)
@@ -234,7 +235,7 @@ def downstream(asked: Asked, number: int) -> dict:
 
     truth = maps(seen.clean)
     out = {MEASURED: apart(maps(seen.high), truth)}
-    quiet = replace(seen, low=dm.denoise(seen.low, "mppca"))
+    quiet = replace(seen, low=denoise(seen.low, "mppca"))
     for name, weights in asked.methods.items():
         out[name] = apart(maps(enhanced(seen, weights)), truth)
         out[f"{name}, after MP-PCA"] = apart(maps(enhanced(quiet, weights)), truth)

@@ -18,8 +18,8 @@ sri24-* ones (`--anatomies`), and their seed is that of no training (`rish.data.
   paper has it.
 - directions: change of the principal direction on the scan's own grid, where FA is above 0.3.
 - downstream: errors of FA, V1 (where FA is above 0.3), NDI and ODI against the 7 T scan free of
-  noise, of enhanced scans with b = 1000 and 2000 s/mm2, beside those of the 7 T scan as measured; also of
-  scans that were denoised first: scale maps alone cannot turn a direction.
+  noise, of enhanced scans with b = 1000 and 2000 s/mm2, beside those of the 7 T scan as measured;
+  also of scans that were denoised first: scale maps alone cannot turn a direction.
 - lesion: contrast of a tumour, an acute stroke, a demyelination and two kinds that no training has
   to the tissue around in FA, MD and RISH, beside that of the 7 T scan, and whether it is that of
   the 7 T scan free of noise within 10 %: whether a method invents or loses any.
