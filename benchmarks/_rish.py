@@ -336,6 +336,19 @@ def sampled(weights: str, **sampling) -> Iterator[str]:
         yield str(file)
 
 
+def plain(weights: str, folder: str) -> str:
+    """Write weights of latent diffusion without what gives back what its codes lose."""
+    from DMRIMicroLib.weights import load
+    from DMRIMicroLib.weights.store import save
+
+    tensors, card = load(weights)
+    kept = {k: v for k, v in tensors.items() if not k.startswith("method.detail.")}
+    method = card.arguments["method"] | {"detail": None}
+    card = replace(card, arguments=card.arguments | {"method": method})
+    stem = f"{Path(weights).parent.name}-{Path(weights).stem}-plain"
+    return str(save(kept, card, Path(folder), stem=stem).with_suffix(".safetensors"))
+
+
 PARTS: dict[str, Callable[[Asked, int], dict]] = {
     "table": table,
     "head": head,

@@ -39,7 +39,9 @@ the trainings, `--workers` the number of processes of one thread, `--name` that 
 pair is written when it is done; the same command takes up what was stopped. A method that is new,
 or has other weights, is added to the pairs that are there; other heads, seeds or sizes begin anew.
 `--keep FOLDER` keeps simulated pairs, some 60 MB each, for the next time; `--both NAMES` asks only
-these without super-resolution, too.
+these without super-resolution, too. `--plain NAMES` asks latent diffusion of these names also as
+the paper has it, without what gives back what its codes lose ("NAME, plain"); its
+super-resolution has learned with that.
 """
 
 from __future__ import annotations
@@ -48,13 +50,14 @@ import argparse
 import hashlib
 import multiprocessing
 import sys
+import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from _common import Results, rounded
-from _rish import PARTS
+from _rish import PARTS, plain
 from _rish_pairs import PLAIN, Asked
 
 HEADS = "sri24-afni,sri24-dsistudio,sri24-niivue,sri24-tractseg"
@@ -149,12 +152,17 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--name", default="rish_ldm")
     parser.add_argument("--keep", default="")
     parser.add_argument("--scans", default="", help="data set of real scans")
+    parser.add_argument("--plain", default="", help="NAMES to ask without detail, too")
     parser.add_argument("--both", default="", help="NAMES to ask without super-resolution, too")
     given = parser.parse_args(arguments)
     parts = given.parts.split(",")
     if wrong := [p for p in parts if p not in PARTS] + [t for t in given.weights if "=" not in t]:
         parser.error(f"{wrong[0]!r} is neither a part ({', '.join(PARTS)}) nor NAME=FILE")
-    weights = tuple(tuple(text.split("=", 1)) for text in given.weights)
+    weights = dict(text.split("=", 1) for text in given.weights)
+    without = tempfile.TemporaryDirectory()
+    for name in filter(None, given.plain.split(",")):
+        weights[f"{name}, plain"] = plain(weights[name], without.name)
+    weights = tuple(weights.items())
     asked = Asked(weights, given.anatomies, given.seed, given.patch, given.voxels, given.keep)
     asked = replace(asked, both=tuple(filter(None, given.both.split(","))), scans=given.scans)
     if given.scans and parts != ["table"]:
