@@ -16,7 +16,7 @@ from _rish_pairs import PLAIN, SHELL, SHELLS, Asked, Seen, lesioned, pair, whole
 from scipy import ndimage
 
 MEASURED, CLEAN = "7 T as measured", "7 T free of noise"
-MEAN, DRAWS = "7 T, mean over noise", 16
+MEAN, DRAWS = "7 T, mean over noise", 8
 """Of features over draws of what noise and artefacts add to the 7 T scan, with the sign that it has
 or the other one, volume by volume: about what can be said of the scan as measured at best."""
 
