@@ -203,7 +203,7 @@ def train_rish_linear(
         edges = load_pair(known[0]).edges
         scale = learn_linear(load_pair(file) for file in known)
         told = {"pairs": len(known), "simulated": bids is None, "seed": seed}
-        setting = Setting(edges=edges, patch=patch)
+        setting = Setting(edges=edges, patch=patch, clean=bids is None)
         metrics = measured(Linear(scale, setting, {}).features, held_out, setting.units)
         card = save_linear(scale, setting, out, version, origin(data), metrics, **told)
     typer.echo(f"lambda of orders 0, 2, 4: {', '.join(f'{v:.3f}' for v in scale.tolist())}")

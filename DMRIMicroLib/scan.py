@@ -61,6 +61,9 @@ class Scan:
         here the noise of before: it is what lifts magnitude signals, denoised or not.
     origin : str, optional
         `fingerprint` of the scan before its signal was processed.
+    lifted : bool
+        Whether noise lifts the signals, as it does magnitudes; not those of an enhanced scan whose
+        network has learned from scans without noise: fits take its noise for Gaussian then.
 
     Raises
     ------
@@ -77,6 +80,7 @@ class Scan:
     notes: tuple[str, ...] = ()
     measured_noise: Noise | None = None
     origin: str | None = None
+    lifted: bool = True
 
     def __post_init__(self) -> None:
         shape = series_shape(self.signal, self.source)
@@ -184,10 +188,10 @@ class Scan:
         the image when there is no mask. None if there is no positive number. The air around the
         head tells the floor of magnitudes (`Noise.coils`).
         """
-        if self.measured_noise is not None:
-            return self.measured_noise
-        found = self._noise_of_head()
-        return None if found is None else found.beside(self._air())
+        found = self.measured_noise
+        if found is None and (found := self._noise_of_head()) is not None:
+            found = found.beside(self._air())
+        return found if found is None or self.lifted else replace(found, floor=0.0)
 
     def _noise_of_head(self) -> Noise | None:
         spread = self._b0_and_spread[1]

@@ -30,6 +30,9 @@ AIR = 200
 AWAY = 3
 """Voxels between the head and its air: scalp, ringing."""
 
+REMOVED = "removed"
+"""What the provenance of an enhanced scan says of its noise floor if a network took it out."""
+
 COILS = (2.5, 32.0)
 """Receivers that are believed: the air of seven real series, with noise that differs from place to
 place, looked like 0.7 to 2.1, and more than 32 are no noise."""
@@ -51,7 +54,7 @@ class Noise:
         Whether it may be half or twice as high: good for a first idea, not for a likelihood.
     floor : float, optional
         Mean square of magnitudes where there is no signal; 2 sigma^2 if left out, as of Rician
-        noise. See `of_air`.
+        noise. See `of_air`. 0: noise does not lift these signals, it is Gaussian.
     """
 
     sigma: float
@@ -62,7 +65,9 @@ class Noise:
 
     @property
     def coils(self) -> float:
-        """Receivers whose noise has that floor: 1 or more."""
+        """Receivers whose noise has that floor: 1 or more; of Gaussian noise half a one."""
+        if self.floor == 0:
+            return 0.5
         return 1.0 if self.floor is None else max(1.0, self.floor / (2 * self.sigma**2))
 
     def louder(self, factor: float) -> Noise:

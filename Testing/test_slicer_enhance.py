@@ -273,3 +273,23 @@ def test_a_failure_late_takes_everything_back(logic, monkeypatch):
     with pytest.raises(RuntimeError):
         logic.enhance(dwi, resolution="keep", maskNode=mask, **PLAIN)
     assert ss.count_nodes() == before
+
+
+def test_a_node_without_noise_floor_is_fitted_as_such_here_and_in_the_worker(logic, tmp_path):
+    from DMRIMicroSlicer.attributes import UNLIFTED
+    from DMRIMicroSlicer.background import at_once
+    from DMRIMicroSlicer.enhance_nodes import Made, Source, showing
+    from DMRIMicroSlicer.nodes import scan_from_node
+
+    from DMRIMicroLib.io import load, nifti
+
+    dwi = scan_node()
+    assert scan_from_node(dwi).lifted
+    (same,) = logic.enhance(dwi, resolution="keep", **PLAIN)
+    assert same.GetAttribute(UNLIFTED) is None
+    told = json.loads(same.GetAttribute("DMRIMicro.provenance"))["enhance"]
+    scan = scan_from_node(dwi)
+    made = Made(np.asarray(scan.signal), scan.affine, None, told | {"noise_floor": "removed"})
+    (node,) = at_once(showing(made, Source.of(dwi, scan)))
+    assert not scan_from_node(node).lifted
+    assert not load(nifti.save(scan_from_node(node), tmp_path / "worker.nii.gz")).lifted

@@ -15,8 +15,9 @@ import slicer.util
 from numpy.typing import NDArray
 
 from DMRIMicroLib.scan import Scan
+from DMRIMicroLib.sigma import REMOVED
 
-from .attributes import ENHANCED_BY
+from .attributes import ENHANCED_BY, UNLIFTED
 from .background import Steps
 from .hierarchy import file_beside
 from .nodes import adding_scan, unique_name, window_of
@@ -148,5 +149,7 @@ def _mark(node, made: Made, source: Source) -> None:
         told = f"Standard deviation over {draws} draws, of the weighted volumes (rms). {told}"
     node.SetDescription(told)
     node.SetAttribute(ENHANCED_BY, method)
+    if made.provenance.get("noise_floor") == REMOVED:
+        node.SetAttribute(UNLIFTED, "1")
     mark_scan(node, source.node_id)
     node.SetAttribute(PROVENANCE, json.dumps({KEY: made.provenance}, ensure_ascii=False))

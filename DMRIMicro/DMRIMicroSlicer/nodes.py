@@ -98,7 +98,8 @@ def open_node(
         )
     affine = world_affine(node)
     notes += _transform_notes(node) + _enhanced_notes(node)
-    scan = Scan(signal, affine, acquisition, name=node.GetName(), notes=notes)
+    lifted = node.GetAttribute(attributes.UNLIFTED) is None
+    scan = Scan(signal, affine, acquisition, name=node.GetName(), notes=notes, lifted=lifted)
     if mask_node is None:
         return scan, lambda scan: scan
     mask = mask_later(mask_node, affine, signal.shape[:3], segment_id)

@@ -88,6 +88,8 @@ def fit(
     batches of all threads together, plus the maps.
     """
     chosen_options = _options(options)
+    if not scan.lifted and chosen_options.likelihood == "auto":
+        chosen_options = replace(chosen_options, likelihood="gaussian")
     chosen, notes = choose(models, scan.acquisition, partial(missing, options=chosen_options))
     device = choose_device(device)
     scan = brain_mask(scan.with_notes(*notes))

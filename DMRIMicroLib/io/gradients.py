@@ -33,6 +33,9 @@ class Gradients:
         Named in errors.
     keep : (k,) int array, optional
         Volumes to use.
+    notes : tuple of str
+    lifted : bool
+        See `Scan`.
     """
 
     signal: Any
@@ -45,6 +48,7 @@ class Gradients:
     bvec_file: object
     keep: NDArray[np.intp] | None = None
     notes: tuple[str, ...] = field(default=())
+    lifted: bool = True
 
     def acquisition(
         self, b0_threshold: float, **timing: float | None

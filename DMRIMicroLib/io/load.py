@@ -108,6 +108,7 @@ def _assemble(
         name=image.name,
         source=image.source,
         notes=notes,
+        lifted=image.lifted,
     )
     lowest = float(acquisition.bvals.min())
     if 0 < lowest <= b0_threshold:

@@ -18,6 +18,9 @@ from .gradients import Gradients, fsl_to_ras, ras_to_fsl, read_bval, read_bvec
 PER_MM = {"meter": 1e3, "micron": 1e-3}
 """Millimetres in NIfTI's other units of length."""
 
+UNLIFTED = b"DMRIMicro: no noise floor"
+"""Description in the header of a scan whose signals noise does not lift (`Scan.lifted`)."""
+
 BVAL_NAMES = (".bval", ".bvals")
 BVEC_NAMES = (".bvec", ".bvecs")
 
@@ -45,6 +48,7 @@ def load(path: Path, bval: str | Path | None = None, bvec: str | Path | None = N
         bval_file=bval_file,
         bvec_file=bvec_file,
         notes=tuple(filter(None, (*header_notes, bval_note, bvec_note))),
+        lifted=image.header["descrip"].item() != UNLIFTED,
     )
 
 
@@ -58,7 +62,10 @@ def save(scan: Scan, path: str | Path) -> Path:
     acq = scan.acquisition
     with staged(path.parent, last=path.name) as stage:
         data = scan.volumes(np.arange(len(acq)))
-        nib.save(nib.Nifti1Image(data, scan.affine), stage / path.name)
+        image = nib.Nifti1Image(data, scan.affine)
+        if not scan.lifted:
+            image.header["descrip"] = UNLIFTED
+        nib.save(image, stage / path.name)
         np.savetxt(stage / f"{base}.bval", acq.bvals[None], fmt="%.10g")
         np.savetxt(stage / f"{base}.bvec", ras_to_fsl(acq.bvecs, scan.affine).T, fmt="%.17g")
         if scan.mask is not None:

@@ -21,6 +21,7 @@ from ..fitting.estimate import choose_device
 from ..masking import brain_mask
 from ..physics.sh import rish
 from ..scan import Scan
+from ..sigma import REMOVED
 from ..version import __version__
 from .features import ORDER, Harmonics, shells_for
 from .noise import Field
@@ -234,6 +235,7 @@ def _result(
         grids.out.mask.numpy(),
         name=f"{scan.name}-enhanced",
         notes=tuple(told["notes"]),
+        lifted=told["noise_floor"] != REMOVED,
     )
     after = scale.mean(0).square() * before  # of the mean signal over the samples
     maps = [images.on_grid(v) for v in (before, after)]
@@ -245,6 +247,7 @@ def _provenance(
     scan: Scan, method: Method, grids: Plan, notes: list[str], device: torch.device
 ) -> dict[str, Any]:
     """Tell what was made of what, and by what."""
+    clean = method.features is not None and method.setting.clean
     return {
         "software": "DMRIMicro",
         "version": __version__,
@@ -265,6 +268,7 @@ def _provenance(
         "setting": method.setting.told(),
         "lambda": {"tau": TAU, "limits": list(LIMITS)},
         "super_resolution": grids.sharpened,
+        "noise_floor": REMOVED if clean or not scan.lifted else "that of the scan",
         "device": str(device),
         "torch": torch.__version__,
         "notes": [*scan.notes, *notes],

@@ -72,6 +72,8 @@ class Setting:
         Of the voxels of low and high features [mm]; by default the HCP's at 3 T and 7 T.
     patch : int
         Voxels along an edge of what it saw of a pair at a time.
+    clean : bool
+        Whether high features were those of scans without noise.
     """
 
     units: Units = field(default_factory=Units)
@@ -79,6 +81,7 @@ class Setting:
     shells: tuple[float, float] = (1000.0, 1000.0)
     edges: tuple[float, float] = (1.25, 1.05)
     patch: int = PATCH
+    clean: bool = False
 
     @property
     def factor(self) -> float:
@@ -101,7 +104,8 @@ class Setting:
             low, high = data["edges"]
             patch, b = int(data.get("patch", PATCH)), float(data["b"])
             least, most = data.get("shells", (b, b))
-            return cls(units, b, (float(least), float(most)), (float(low), float(high)), patch)
+            shells, edges = (float(least), float(most)), (float(low), float(high))
+            return cls(units, b, shells, edges, patch, bool(data.get("clean", False)))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"the card does not tell units, b and edges of its features ({error})",

@@ -97,7 +97,10 @@ def train_rish(
     known, held_out = split(files)
     first = load_pair(known[0])
     setting = Setting(
-        shells=shells_in(files), edges=first.edges, patch=min(recipe.crop, first.low.shape[-1])
+        shells=shells_in(files),
+        edges=first.edges,
+        patch=min(recipe.crop, first.low.shape[-1]),
+        clean=recipe.data.startswith(SIMULATED),
     )
     run = Run(recipe, folder, known, held_out, setting, progress, cancelled)
     name = next(name for name, kind in KINDS.items() if kind == recipe.kind)
