@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from _common import clock
-from _rish_pairs import PLAIN, SHELL, SHELLS, Asked, Seen, lesioned, pair, whole
+from _rish_pairs import PLAIN, SHELL, SHELLS, Asked, Seen, lesioned, pair
 from scipy import ndimage
 
 MEASURED, CLEAN = "7 T as measured", "7 T free of noise"
@@ -144,26 +144,21 @@ def table(asked: Asked, number: int) -> dict:
     import DMRIMicroLib as dm
 
     seen = pair(asked, number)
-    out = compared(asked, seen, (SHARPENED, WITHOUT))
+    out = compared(asked, seen)
     own = dm.enhance(seen.low, PLAIN, "keep").scan
     before, after = (np.asarray(s.signal)[np.asarray(seen.low.mask)] for s in (seen.low, own))
     return out | {"identity": float(np.abs(after - before).max() / before.max())}
 
 
-def head(asked: Asked, number: int) -> dict:
-    """Score methods on a whole head, with super-resolution."""
-    return compared(asked, whole(asked, number), (SHARPENED,))
-
-
-def compared(asked: Asked, seen: Seen, ways: tuple[str, ...]) -> dict:
+def compared(asked: Asked, seen: Seen) -> dict:
     """Score methods on a pair, and the 7 T scan free of noise: about what can be known."""
     truths = {MEASURED: images(seen.high.with_mask(seen.mask))}
-    out: dict = {way: {} for way in ways}
+    out: dict = {SHARPENED: {}, WITHOUT: {}}
     if seen.clean is not None:
         truths[CLEAN] = images(seen.clean.with_mask(seen.mask))
         out[CLEAN] = {MEASURED: score(truths[CLEAN], truths[MEASURED], seen.mask)}
     for name, weights in asked.methods.items():
-        for way in ways:
+        for way in (SHARPENED, WITHOUT):
             if way == WITHOUT and asked.both and name not in asked.both:
                 continue
             began = clock()
@@ -330,7 +325,6 @@ def plain(weights: str, folder: str) -> str:
 
 PARTS: dict[str, Callable[[Asked, int], dict]] = {
     "table": table,
-    "head": head,
     "directions": directions,
     "downstream": downstream,
     "lesion": lesion,

@@ -19,9 +19,6 @@ SHELL, SHELLS = 1000.0, 2000.0
 REACH = 16.0
 """About it a lesion's thickest part is looked for [mm]."""
 
-WHOLE = ((145, 174, 145), (173, 207, 173))
-"""Voxels of the preprocessed scans of the Human Connectome Project, at 3 T and at 7 T."""
-
 COARSE, VOLUME, TRIES = 4.0, 1000.0, 40
 """Grid on which a lesion is looked for [mm], its least volume [mm3], and subjects drawn at most."""
 
@@ -159,31 +156,6 @@ def scan_of(batch, signal):
 
     data = np.ascontiguousarray(np.moveaxis(signal[0].numpy(), 0, -1))
     return Scan(data, batch.affine[0].numpy(), batch.acquisition, batch.mask[0].numpy())
-
-
-def whole(asked: Asked, number: int) -> Seen:
-    """Draw a whole head on the grids of the Human Connectome Project."""
-    import torch
-
-    from DMRIMicroLib.brain.phantom import draw_subject
-    from DMRIMicroLib.brain.simulate import generator_for
-    from DMRIMicroLib.rish.data import TEST
-    from DMRIMicroLib.training import patch as patches
-    from DMRIMicroLib.training.pairs import PairConfig
-
-    config, generator = PairConfig(), generator_for(asked.seed + TEST, f"RISH head {number}")
-    anatomy = patches.chosen(heads(asked.anatomies), generator)
-    subject = draw_subject(generator, config.subject)
-    voxels = patches.brain_of(anatomy)[1].double()
-    ends = torch.cat([(voxels.amin(0) + voxels.amax(0)) / 2, voxels.new_ones(1)])
-    centre = (anatomy.affine.double().cpu() @ ends)[:3]
-    batches = []
-    for (scanner, acq), size in zip(machines(SHELL), WHOLE, strict=True):
-        frame = patches.Frame(size, config.margin, config.finer, centre)
-        volume = patches.rendered(anatomy, subject, frame, scanner, torch.device("cpu"))
-        row = patches.look(volume, frame, acq, scanner, generator)
-        batches.append(patches.batched([row], acq, scanner))
-    return seen_by(*batches)
 
 
 def lesioned(asked: Asked, number: int, kind: str) -> Seen:
