@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from .blocks import CHANNELS, UNet, cut, filled, masked_mean
 
-LARGEST = math.log(4.0)
-"""Bound of |log lambda|: lambda stays within 1/4 and 4. Noise alone can raise the fourth order of a
-fluid manifold (chosen; `scale.LIMITS` bounds what is applied)."""
+LARGEST = math.log(20.0)
+"""Bound of |log lambda|: lambda stays within 1/20 and 20. What a scan shows of the fourth order of
+cortex and fluid is noise, of which next to nothing is to be left (chosen; `scale.LIMITS` bounds what
+is applied)."""
 
 
 class ResidualNet(nn.Module):

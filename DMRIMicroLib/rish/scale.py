@@ -17,8 +17,9 @@ TAU = 1e-6
 """Keeps lambda finite where an order has no energy. That of fourth order is 1e-4 and more, mostly
 noise, where it is least, so that lambda is off by half a percent there, and nowhere else."""
 
-LIMITS = (0.25, 4.0)
-"""Of lambda (chosen): larger ones come of the noise of orders that a tissue hardly has."""
+LIMITS = (0.05, 4.0)
+"""Of lambda (chosen): larger ones come of the noise of orders that a tissue hardly has, and of such
+orders little more than nothing is left in a scan without noise."""
 
 
 def scale_maps(
