@@ -145,7 +145,7 @@ def test_scaling_gives_the_energies_that_were_wanted():
 def test_scale_maps_have_limits_and_are_1_where_there_is_nothing():
     target = torch.tensor([4.0, 100.0, 0.0, 0.0])
     own = torch.tensor([1.0, 1.0, 1.0, 0.0])
-    assert scale_maps(target, own, tau=0.0).tolist() == [2.0, 4.0, 0.25, 1.0]
+    assert scale_maps(target, own, tau=0.0).tolist() == pytest.approx([2.0, 4.0, 0.05, 1.0])
     assert scale_maps(target, own, tau=3.0)[0] == 1.0  # eq. 2: sqrt(4 / (1 + 3))
     assert scale_maps(target, own, tau=3.0)[3] == 1.0
 

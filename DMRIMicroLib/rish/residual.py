@@ -18,8 +18,8 @@ from .blocks import CHANNELS, UNet, cut, filled, masked_mean
 
 LARGEST = math.log(20.0)
 """Bound of |log lambda|: lambda stays within 1/20 and 20. What a scan shows of the fourth order of
-cortex and fluid is noise, of which next to nothing is to be left (chosen; `scale.LIMITS` bounds what
-is applied)."""
+cortex and fluid is noise, of which next to nothing is to be left (chosen; `scale.LIMITS` bounds
+what is applied)."""
 
 
 class ResidualNet(nn.Module):
