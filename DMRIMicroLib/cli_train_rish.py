@@ -29,7 +29,7 @@ class Preset(StrEnum):
 
 
 class LatentPreset(StrEnum):
-    """Presets of latent diffusion: a 7 T autoencoder that starts from nothing, or no detail."""
+    """Presets of latent diffusion: a 7 T autoencoder that starts from nothing, no detail, both."""
 
     cpu = "cpu"
     gpu = "gpu"
@@ -37,6 +37,8 @@ class LatentPreset(StrEnum):
     gpu_scratch = "gpu-scratch"
     cpu_plain = "cpu-plain"
     gpu_plain = "gpu-plain"
+    cpu_plain_scratch = "cpu-plain-scratch"
+    gpu_plain_scratch = "gpu-plain-scratch"
 
 
 SizeOf = Annotated[Preset, typer.Option(help="Size and length of the training.")]

@@ -89,6 +89,9 @@ def test_the_recipes_can_be_read():
         assert getattr(ablation, name)
         changed = {"preset": "cpu", name: False}
         assert replace(ablation, **changed) == read_rish("rish-ldm", "cpu")
+    both = read_rish("rish-ldm", "gpu-plain-scratch")
+    assert both.plain
+    assert both.scratch
     with pytest.raises(InputError, match="Choose from: cpu, gpu"):
         read_rish("rish-cnn", "cpu-scratch")
 
