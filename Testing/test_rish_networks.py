@@ -13,7 +13,7 @@ from DMRIMicroLib.rish.blocks import UNet, cut, filled, masked_mean, monai
 from DMRIMicroLib.rish.cnn import PlainCNN
 from DMRIMicroLib.rish.gan import ABSOLUTE, GAN, gan_loss
 from DMRIMicroLib.rish.grid import finer_shape, resized
-from DMRIMicroLib.rish.residual import LARGEST, ResidualNet
+from DMRIMicroLib.rish.residual import LARGEST, LEAST, ResidualNet
 from DMRIMicroLib.rish.superres import SuperResolution, resample
 from DMRIMicroLib.rish.units import Units
 
@@ -83,7 +83,8 @@ def test_what_a_residual_network_says_is_the_logarithm_of_lambda():
     network = ResidualNet((4, 8), 1, units.zero)
     said = torch.tensor([0.2, -0.1, 0.5])
     with torch.no_grad():
-        network.network.last.bias.copy_(LARGEST * torch.atanh(said / LARGEST))
+        bound = torch.where(said < 0, LEAST, LARGEST)
+        network.network.last.bias.copy_(bound * torch.atanh(said / bound))
     rish = torch.rand(3, *ODD) + 0.01
     with torch.no_grad():
         made = units.from_network(network(units.to_network(rish)[None])[0])
@@ -94,8 +95,11 @@ def test_what_a_residual_network_says_is_the_logarithm_of_lambda():
 def test_a_residual_network_keeps_lambda_within_bounds():
     network = ResidualNet((4, 8), 1)
     with torch.no_grad():
-        network.network.last.bias.fill_(1e3)
-        assert float(network.log_lambda(blob(1, ODD)).max()) <= LARGEST + 1e-6
+        for bias, bound in ((1e3, LARGEST), (-1e3, -LEAST)):
+            network.network.last.bias.fill_(bias)
+            torch.testing.assert_close(
+                network.log_lambda(blob(1, ODD)), torch.full((1, 3, *ODD), bound)
+            )
 
 
 def test_a_unet_that_is_filled_up_sees_what_it_sees_without():

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from .blocks import CHANNELS, UNet, cut, filled, masked_mean
 
-LARGEST = math.log(20.0)
-"""Bound of |log lambda|: lambda stays within 1/20 and 20. What a scan shows of the fourth order of
-cortex and fluid is noise, of which next to nothing is to be left (chosen; `scale.LIMITS` bounds
-what is applied)."""
+LEAST, LARGEST = math.log(20.0), math.log(4.0)
+"""Bounds of log lambda, below and above 0: lambda stays within 1/20 and 4. What a scan shows of the
+fourth order of cortex and fluid is noise, of which next to nothing is to be left (chosen;
+`scale.LIMITS` bounds what is applied)."""
 
 
 class ResidualNet(nn.Module):
@@ -53,7 +53,8 @@ class ResidualNet(nn.Module):
     def log_lambda(self, features: Tensor) -> Tensor:
         """Say log lambda of each order: (b, 3, x, y, z), any edges."""
         said = cut(self.network(filled(features, self.network.multiple)), features)
-        return LARGEST * torch.tanh(said / LARGEST)
+        bound = torch.where(said < 0, LEAST, LARGEST)
+        return bound * torch.tanh(said / bound)
 
     def forward(self, features: Tensor) -> Tensor:
         """Scale the features: roots of energies, less their centre, by lambda."""
