@@ -39,7 +39,7 @@ or has other weights, is added to the pairs that are there; other heads, seeds o
 `--keep FOLDER` keeps simulated pairs, some 60 MB each, for the next time; `--both NAMES` asks only
 these without super-resolution, too. `--plain NAMES` asks latent diffusion of these names also as
 the paper has it, without what gives back what its codes lose ("NAME, plain"); its
-super-resolution has learned with that.
+super-resolution has learned with that. NAMES stand between semicolons.
 """
 
 from __future__ import annotations
@@ -157,11 +157,11 @@ def main(arguments: list[str]) -> None:
         parser.error(f"{wrong[0]!r} is neither a part ({', '.join(PARTS)}) nor NAME=FILE")
     weights = dict(text.split("=", 1) for text in given.weights)
     without = tempfile.TemporaryDirectory()
-    for name in filter(None, given.plain.split(",")):
+    for name in filter(None, given.plain.split(";")):
         weights[f"{name}, plain"] = plain(weights[name], without.name)
     weights = tuple(weights.items())
     asked = Asked(weights, given.anatomies, given.seed, given.patch, given.voxels, given.keep)
-    asked = replace(asked, both=tuple(filter(None, given.both.split(","))), scans=given.scans)
+    asked = replace(asked, both=tuple(filter(None, given.both.split(";"))), scans=given.scans)
     if given.scans and parts != ["table"]:
         parser.error("real scans have the part table alone: --parts table")
     counts = {"table": given.pairs, "directions": given.pairs}
