@@ -141,7 +141,7 @@ def _drawn_as(host: str, kind: str, number: int, anatomies: str):
         every = heads(anatomies)
         anatomy = every[int(torch.randint(len(every), (1,), generator=generator))]
         subject = draw_subject(generator, replace(SubjectConfig(), lesion=host))
-        coarse = grid_of(anatomy, COARSE)
+        coarse = _grid(anatomy, COARSE)
         seen = render(anatomy, subject, coarse.affine, coarse.shape)
         ill = torch.zeros(coarse.shape)
         ill[seen.mask] = (seen.lesion > 0).float()
@@ -149,7 +149,7 @@ def _drawn_as(host: str, kind: str, number: int, anatomies: str):
         if area.max() < AREA:
             continue
         height = float(coarse.affine[2, 3] + COARSE * area.argmax())
-        grid = grid_of(anatomy, EDGE, height).refined(FINER)
+        grid = _grid(anatomy, EDGE, height).refined(FINER)
         volume = render(anatomy, subject, grid.affine, grid.shape)
         machine = draw_scanner(generator)
         own = {"field": FIELD, "voxel": (EDGE,) * 3, "gap": 0.0, "TR": TR}
@@ -159,7 +159,7 @@ def _drawn_as(host: str, kind: str, number: int, anatomies: str):
     raise RuntimeError(f"no lesion of kind {kind} is large enough")
 
 
-def grid_of(anatomy, edge: float, height: float | None = None):
+def _grid(anatomy, edge: float, height: float | None = None):
     """Axial grid over a head, or one slice of it at a height [mm]."""
     import torch
 

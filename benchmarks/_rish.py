@@ -144,14 +144,6 @@ def table(asked: Asked, number: int) -> dict:
     import DMRIMicroLib as dm
 
     seen = pair(asked, number)
-    out = compared(asked, seen)
-    own = dm.enhance(seen.low, PLAIN, "keep").scan
-    before, after = (np.asarray(s.signal)[np.asarray(seen.low.mask)] for s in (seen.low, own))
-    return out | {"identity": float(np.abs(after - before).max() / before.max())}
-
-
-def compared(asked: Asked, seen: Seen) -> dict:
-    """Score methods on a pair, and the 7 T scan free of noise: about what can be known."""
     truths = {MEASURED: images(seen.high.with_mask(seen.mask))}
     out: dict = {SHARPENED: {}, WITHOUT: {}}
     if seen.clean is not None:
@@ -167,7 +159,9 @@ def compared(asked: Asked, seen: Seen) -> dict:
             said, row = images(made), out[way].setdefault(name, {})
             row |= {key: score(said, truth, seen.mask) for key, truth in truths.items()}
             row["time [s]"] = {"wall": wall, "CPU": cpu}
-    return out
+    own = dm.enhance(seen.low, PLAIN, "keep").scan
+    before, after = (np.asarray(s.signal)[np.asarray(seen.low.mask)] for s in (seen.low, own))
+    return out | {"identity": float(np.abs(after - before).max() / before.max())}
 
 
 def score(said: dict, truth: dict, mask: np.ndarray) -> dict:

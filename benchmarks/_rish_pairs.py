@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from _lesions import effect_of, grid_of
+from _lesions import effect_of
 
 PLAIN = "interpolate"
 
@@ -19,8 +19,8 @@ SHELL, SHELLS = 1000.0, 2000.0
 REACH = 16.0
 """About it a lesion's thickest part is looked for [mm]."""
 
-COARSE, VOLUME, TRIES = 4.0, 1000.0, 40
-"""Grid on which a lesion is looked for [mm], its least volume [mm3], and subjects drawn at most."""
+VOLUME, TRIES = 1000.0, 40
+"""Least volume of a lesion [mm3], and subjects drawn at most."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,9 @@ def heads(anatomies: str) -> tuple:
 
 def machines(largest: float) -> list:
     """Return both scanners, and of their protocols the volumes up to a b-value [s/mm2]."""
-    from DMRIMicroLib.training.pairs import machine
+    from DMRIMicroLib.training.rish_pairs import shell_machine
 
-    both = (machine(name, name) for name in ("hcp3t", "hcp7t"))
-    return [(s, acq.subset(np.flatnonzero(acq.bvals < 1.25 * largest))) for s, acq in both]
+    return [shell_machine(name, largest) for name in ("hcp3t", "hcp7t")]
 
 
 def pair(asked: Asked, number: int, largest: float = SHELL) -> Seen:
@@ -117,14 +116,13 @@ def pair(asked: Asked, number: int, largest: float = SHELL) -> Seen:
 
 def real(folder: str, number: int, largest: float) -> Seen:
     """Read both scans of a subject, the last one first: the last tenth no training sees."""
-    from DMRIMicroLib.masking import brain_mask, onto_grid
+    from DMRIMicroLib.masking import brain_mask
     from DMRIMicroLib.rish.own import both_of
 
     every = list(both_of(Path(folder)).values())
     one, two = (brain_mask(files.load()) for files in every[-1 - number])
     one, two = (s.select(np.flatnonzero(s.acquisition.bvals < 1.25 * largest)) for s in (one, two))
-    mask = onto_grid(np.asarray(one.mask), one.affine, two.shape, two.affine)
-    return Seen(one, two, None, mask & np.asarray(two.mask))
+    return together(one, two, None)
 
 
 def drawn(asked: Asked, number: int, largest: float) -> tuple:
@@ -142,12 +140,17 @@ def drawn(asked: Asked, number: int, largest: float) -> tuple:
 
 
 def seen_by(low, high, ill: np.ndarray | None = None) -> Seen:
-    """Put what two scanners saw of one subject together."""
+    """Put what two scanners saw of one simulated subject together."""
+    scans = scan_of(low, low.signal), scan_of(high, high.signal), scan_of(high, high.clean)
+    return together(*scans, ill)
+
+
+def together(low, high, clean, ill: np.ndarray | None = None) -> Seen:
+    """Put two scans of one subject together: voxels count that both show as brain."""
     from DMRIMicroLib.masking import onto_grid
 
-    one, two = scan_of(low, low.signal), scan_of(high, high.signal)
-    mask = onto_grid(np.asarray(one.mask), one.affine, two.shape, two.affine)
-    return Seen(one, two, scan_of(high, high.clean), mask & np.asarray(two.mask), ill)
+    mask = onto_grid(np.asarray(low.mask), low.affine, high.shape, high.affine)
+    return Seen(low, high, clean, mask & np.asarray(high.mask), ill)
 
 
 def scan_of(batch, signal):
@@ -196,16 +199,12 @@ def middle(anatomy, subject):
     """Return the ill place with the most ill places about it: (3,) [mm], or None."""
     import torch
 
-    from DMRIMicroLib.brain.phantom import render
+    from DMRIMicroLib.training.patch import COARSE, ill_places
 
-    grid = grid_of(anatomy, COARSE)
-    seen = render(anatomy, subject, grid.affine, grid.shape)
-    places = seen.mask.nonzero()[seen.lesion > 0].double()
+    places = ill_places(anatomy, subject)
     if len(places) * COARSE**3 < VOLUME:
         return None
-    close = torch.cdist(places, places) * COARSE < REACH
-    best = places[close.sum(1).argmax()]
-    return (grid.affine.double() @ torch.cat([best, best.new_ones(1)]))[:3]
+    return places[(torch.cdist(places, places) < REACH).sum(1).argmax()]
 
 
 def ill_share(volume, frame, scanner) -> np.ndarray:

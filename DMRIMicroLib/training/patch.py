@@ -179,6 +179,12 @@ def place(anatomy: Anatomy, generator: torch.Generator, edges: Tensor, brain: fl
 
 def ill_place(anatomy: Anatomy, subject: Subject, generator: torch.Generator) -> Tensor | None:
     """Draw a place in a subject's lesion: (3,) RAS [mm]; None if it shows nowhere."""
+    ill = ill_places(anatomy, subject)
+    return ill[int(torch.randint(len(ill), (1,), generator=generator))] if len(ill) else None
+
+
+def ill_places(anatomy: Anatomy, subject: Subject) -> Tensor:
+    """Look where a subject is ill, on a grid of `COARSE`: (n, 3) RAS [mm]."""
     world = anatomy.affine.double().cpu()
     inside = brain_of(anatomy)[1].double() @ world[:3, :3].T + world[:3, 3]
     low, high = inside.amin(0) - AROUND, inside.amax(0) + AROUND
@@ -186,11 +192,7 @@ def ill_place(anatomy: Anatomy, subject: Subject, generator: torch.Generator) ->
     affine[:3, 3] = low
     shape = tuple(((high - low) / COARSE).ceil().int().tolist())
     seen = render(anatomy, subject, affine, shape)
-    ill = seen.mask.nonzero()[seen.lesion > 0]
-    if not len(ill):
-        return None
-    drawn = ill[int(torch.randint(len(ill), (1,), generator=generator))]
-    return low + COARSE * drawn.double()
+    return low + COARSE * seen.mask.nonzero()[seen.lesion > 0].double()
 
 
 @lru_cache(maxsize=32)
