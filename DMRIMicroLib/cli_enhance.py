@@ -39,6 +39,9 @@ def enhance(
     resolution: Annotated[
         str, typer.Option(help="7T: voxels of 1.05 mm; keep: those of the scan; or an edge in mm.")
     ] = "7T",
+    directions: Annotated[
+        str, typer.Option(help="quiet: with noise taken out of them, too; keep: as in the scan.")
+    ] = "quiet",
     samples: Annotated[
         int, typer.Option(help="Draws of a generative method; several: their mean and sd.", min=1)
     ] = 1,
@@ -89,6 +92,7 @@ def enhance(
             opened,
             method,
             resolution,
+            directions=directions,
             samples=samples,
             seed=seed,
             weights=weights,

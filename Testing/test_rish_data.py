@@ -21,6 +21,7 @@ from DMRIMicroLib.rish.own import cubic, from_bids
 from DMRIMicroLib.rish.units import Units
 from DMRIMicroLib.training.pairs import PairConfig, machine
 from DMRIMicroLib.training.rish_pairs import FeatureConfig, by_look, draw_features, make_pairs
+from DMRIMicroLib.training.rish_stream import LOUDEST, Spots
 
 SHELL = 20
 AFFINE = np.diag([1.25, 1.25, 1.25, 1.0])
@@ -308,3 +309,24 @@ def test_the_numbers_of_linear_harmonisation_are_learned_by_a_command(tmp_path):
     assert (tmp_path / "rish-linear-1.0.0.safetensors").exists()
     about = json.loads((tmp_path / "rish-linear-1.0.0.json").read_text())["about"]
     assert "Learned from the paired scans of in" in about
+
+
+def test_spots_are_the_same_in_both_scans_and_of_order_0_alone():
+    generator, zero = torch.Generator().manual_seed(0), Units().zero[0]
+    given, wanted = torch.randn(2, 3, 24, 24, 24, generator=generator)
+    mask = torch.ones(24, 24, 24, dtype=torch.bool)
+    changed, largest = 0, 0.0
+    for _ in range(20):
+        one, other, same = Spots(0.5, zero)([given, wanted, mask], generator)
+        assert torch.equal(same, mask)
+        assert torch.equal(one[1:], given[1:])
+        assert torch.equal(other[1:], wanted[1:])
+        by = (one[0] - zero) / (given[0] - zero)
+        torch.testing.assert_close(by, (other[0] - zero) / (wanted[0] - zero), rtol=1e-2, atol=1e-2)
+        changed += not torch.equal(one, given)
+        largest = max(largest, float(by.log().abs().max()))
+    assert 4 < changed < 16
+    assert 0.2 < largest < LOUDEST + 0.01
+    images = torch.randn(9, 24, 24, 24, generator=generator)  # as what latent diffusion has seen
+    many = Spots(1.0, zero)([images, wanted, mask], generator)[0]
+    assert [torch.equal(a, b) for a, b in zip(many, images, strict=True)] == [False, True, True] * 3

@@ -130,7 +130,7 @@ def test_the_spread_of_draws_does_not_shrink_where_tiles_overlap():
 def test_own_features_give_the_scan_back(monkeypatch):
     fake(monkeypatch, lambda low, noise: low)
     scan = scan_of(sigma=30.0)
-    made = dm.enhance(scan, "fake", "keep")
+    made = dm.enhance(scan, "fake", "keep", directions="keep")
     assert made.scan.acquisition == scan.acquisition
     np.testing.assert_allclose(made.scan.affine, scan.affine)
     np.testing.assert_allclose(made.scale, 1, atol=0.02)
@@ -192,7 +192,7 @@ def test_each_shell_is_scaled_by_its_own_lambda_and_others_by_that_of_the_neares
 def test_a_network_that_learned_from_scans_without_noise_takes_the_noise_floor_out(
     monkeypatch, tmp_path
 ):
-    scan = scan_of(sigma=30.0)
+    scan = scan_of(shells={1000.0: 30}, sigma=30.0)
     for clean, kind in ((False, "auto"), (True, "gaussian")):
         fake(monkeypatch, scaling(1.0, 1.0, 1.0), setting=Setting(clean=clean))
         made = dm.enhance(scan, "fake", "keep")
@@ -205,8 +205,8 @@ def test_a_network_that_learned_from_scans_without_noise_takes_the_noise_floor_o
             )  # Gaussian: the mean of y^2 is S^2 + s^2
             few = np.zeros(scan.shape, bool)
             few[5:7, 5:7, 5:7] = True
-            found = dm.fit(again.with_mask(few), "noddi")
-            assert found.provenance["noddi"]["options"]["likelihood"] == kind
+            found = dm.fit(again.with_mask(few), "dti")
+            assert found.provenance["dti"]["options"]["likelihood"] == kind
     once_more = dm.enhance(made.scan, "interpolate", "keep")
     assert once_more.scan.lifted is False
 

@@ -30,6 +30,7 @@ class EnhanceVerbs:
         device: str | None = None,
         progress: Callable[[float, str], None] | None = None,
         *,
+        directions: str = "quiet",
         seed: int = 0,
         weights: str = "",
         **preparations,
@@ -49,6 +50,8 @@ class EnhanceVerbs:
             Draws of a method that can draw; several give their mean, and an uncertainty volume.
         maskNode, segmentID, device, progress
             As of `fit`.
+        directions : {"quiet", "keep"}
+            Of the harmonics: with noise taken out, or those of the scan.
         seed : int
             Of the draws.
         weights : str
@@ -71,6 +74,7 @@ class EnhanceVerbs:
             prepared(scan, progress, preparations),
             method,
             resolution,
+            directions=directions,
             samples=samples,
             seed=seed,
             weights=weights or None,
@@ -92,6 +96,7 @@ class EnhanceVerbs:
         segmentID: str | None = None,
         device: str | None = None,
         *,
+        directions: str = "quiet",
         seed: int = 0,
         weights: str = "",
         **rest,
@@ -100,13 +105,14 @@ class EnhanceVerbs:
 
         Parameters
         ----------
-        dwiNode, method, resolution, samples, maskNode, segmentID, device, seed, weights
+        dwiNode, method, resolution, samples, maskNode, segmentID, device, directions, seed, weights
             As of `enhance`.
         **rest
             onProgress, onDone, onError, onNote as of `start`; preparations as of `enhance`.
         """
         words = ["--method", method, "--resolution", str(resolution), "--samples", str(samples)]
-        words += ["--seed", str(seed), *(["--weights", str(weights)] if weights else [])]
+        words += ["--directions", directions, "--seed", str(seed)]
+        words += [*(["--weights", str(weights)] if weights else [])]
         return _start(dwiNode, maskNode, segmentID, words, device, **rest)
 
 

@@ -3,8 +3,9 @@
 Not of X. Zhu et al. (MICCAI 2024): codes of a small codebook cannot hold all of a patch, and what
 they lose bounds their method. Here the scan itself fills the gap: of what the 3 T autoencoder loses
 each order gets a share, and a small U-Net that sees the scan, what the codes keep of it and the
-decoded 7 T features says the rest. It learns from pairs, and so takes part in the translation: the
-benchmark shows latent diffusion with it and without.
+decoded 7 T features says the rest: at each place how far to trust the scan instead, and what to
+add. It learns from pairs, and so takes part in the translation: the benchmark shows latent
+diffusion with it and without.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import CHANNELS, UNet, cut, filled, masked_mean
+
+DOUBT = 2.0
+"""An untrained network trusts the scan itself by 1 / (1 + exp(DOUBT)) (chosen)."""
 
 
 class Detail(nn.Module):
@@ -31,7 +35,7 @@ class Detail(nn.Module):
     def __init__(self, widths: Sequence[int] = (16, 32), blocks: int = 1) -> None:
         super().__init__()
         self.widths, self.blocks = tuple(widths), blocks
-        self.network = UNet(3 * CHANNELS, CHANNELS, self.widths, blocks)
+        self.network = UNet(3 * CHANNELS, 2 * CHANNELS, self.widths, blocks)
         self.register_buffer("share", torch.zeros(CHANNELS))
 
     def arguments(self) -> dict:
@@ -69,8 +73,10 @@ class Detail(nn.Module):
         (b, 3, x, y, z) tensor
         """
         given, again, made = seen.split(CHANNELS, 1)
-        lost = self.share[:, None, None, None] * (given - again)
-        return made + lost + cut(self.network(filled(seen, self.network.multiple)), given)
+        found = made + self.share[:, None, None, None] * (given - again)
+        said = cut(self.network(filled(seen, self.network.multiple)), given)
+        more, trust = said.split(CHANNELS, 1)
+        return found + torch.sigmoid(trust - DOUBT) * (given - found) + more
 
 
 def detail_loss(

@@ -1,7 +1,8 @@
 """From a scan to what a better scanner would have made of it.
 
 Features of each shell go through a method (`table.METHODS`), which says what they would be at 7 T;
-their ratio, lambda, scales the spherical harmonics of the shell.
+their ratio, lambda, scales the spherical harmonics of the shell. Which way those point, neighbours
+tell (`directions`).
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from ..physics.sh import rish
 from ..scan import Scan
 from ..sigma import REMOVED
 from ..version import __version__
+from .directions import quiet
 from .features import ORDER, Harmonics, shells_for
 from .noise import Field
-from .plan import HIGH, Plan, plan
-from .rescale import Images, Scaled, interpolated, rescale
+from .plan import HIGH, KEEP, Plan, plan
+from .rescale import Images, Scaled, Unexplained, alike, interpolated, rescale
 from .result import Enhanced
 from .scale import LIMITS, TAU, scale_maps
 from .table import AUTO, Method, open_method
@@ -35,9 +37,12 @@ from .tiles import LARGE, Corner, over_tiles, overlap_of, tile_of
 AROUND = 8
 """Empty voxels around the brain that a network is shown."""
 
-READ, SAID = 0.4, 0.8
-"""Share of the work that is done when the volumes lie on the new grid, and when the method has said
-its features (about)."""
+READ, TURNED, SAID = 0.3, 0.4, 0.8
+"""Share of the work that is done when the volumes lie on the new grid, when their directions are
+known, and when the method has said its features (about)."""
+
+QUIET = "quiet"
+"""Directions of harmonics: those of neighbours, too; or `KEEP`, of the scan."""
 
 Progress = Callable[[float, str], None]
 
@@ -47,6 +52,7 @@ def enhance(
     method: str = AUTO,
     resolution: str | float = HIGH,
     *,
+    directions: str = QUIET,
     samples: int = 1,
     seed: int = 0,
     weights: str | Path | None = None,
@@ -68,6 +74,9 @@ def enhance(
     resolution : str or float
         "7T": the voxels of that scanner (1.05 mm); "keep": the scan's own; or an edge [mm], no
         coarser than the scan's.
+    directions : {"quiet", "keep"}
+        "quiet": harmonics point where a local PCA of all shells says, which has less noise; "keep":
+        as they do in the scan, scaled by lambda only.
     samples : int
         Draws of a generative method. One: what it thinks best. Several: their mean, and their
         standard deviation in `Enhanced.sd`.
@@ -98,36 +107,67 @@ def enhance(
     Notes
     -----
     Volumes are interpolated by cubic splines, b0 volumes too, and divided by the mean b0 then.
-    Lambda cannot turn an order's peaks, it scales them. Memory: the new scan in float32 once, twice
-    with several samples.
+    Lambda cannot turn an order's peaks, it scales them; all shells have the same one of order 0.
+    Of several shells the noise floor stays in the scan (`Scan.lifted`). Memory: the new scan in
+    float32 once, twice with several samples; 15 volumes a shell for their directions.
     """
     if samples < 1:
         raise InputError(f"there are {samples} samples", "Ask for one at least.")
+    if directions not in (QUIET, KEEP):
+        raise InputError(f"directions are {directions!r}", f"Choose from: {QUIET}, {KEEP}.")
     device = choose_device(device)
     opened = open_method(method, weights, device)
     shells = shells_for(scan.acquisition, opened.setting, ORDER)
     scan = brain_mask(scan)
     grids, ask = plan(scan, opened, resolution), _asking(progress, cancelled)
-    images, own = interpolated(scan, shells, ORDER, grids.out, device, _part(ask, 0, READ))
+    images, own, left = interpolated(scan, shells, ORDER, grids.out, device, _part(ask, 0, READ))
+    ways, notes = None, [*grids.notes]
+    if directions == QUIET and opened.features is not None:
+        if left[0].told:
+            found = _ways(own, left, scan, grids, images, _part(ask, READ, TURNED - READ))
+            ways = dict(zip((shell.b for shell in shells), found, strict=True))
+        else:
+            notes.append("directions are too few to tell noise: they stay as in the scan")
+    del left
     before = [rish(images.coefficients(shell, ORDER).T, ORDER).T for shell in shells]
     draws = range(samples) if samples > 1 and opened.random else [None]
     tile = tile or (LARGE if opened.everywhere else tile_of(opened.setting.patch))
     overlap = overlap_of(tile) if overlap is None else overlap
     saying = _Saying(opened, grids, images.inside, (seed, tile, overlap))
     work = [(k, draw) for k in range(len(shells)) for draw in draws]
-    each, runs = (SAID - READ) / len(work), []
+    each, runs = (SAID - TURNED) / len(work), []
     for number, (k, draw) in enumerate(work):
-        tell = _part(ask, READ + each * number, each)
+        tell = _part(ask, TURNED + each * number, each)
         runs.append(saying.scale(own[k], before[k], draw, tell))
     made = torch.stack(runs).split(len(draws))
-    scales = {shell.b: scale for shell, scale in zip(shells, made, strict=True)}
-    done = rescale(images, scales, ORDER, _part(ask, SAID, 1 - SAID))
-    notes = [*grids.notes, *done.notes]
+    scales = alike({shell.b: scale for shell, scale in zip(shells, made, strict=True)})
+    done = rescale(images, scales, ORDER, _part(ask, SAID, 1 - SAID), ways)
+    notes += done.notes
     if samples > 1 and not opened.random:
         notes.append(f"{opened.name} has one answer: no samples were drawn")
     told = _provenance(scan, opened, grids, notes, device)
     told |= {"samples": len(draws), "seed": seed, "b": list(scales), "tile": [tile, overlap]}
+    told |= {"directions": QUIET if ways else KEEP}
     return _result(scan, grids, images, before[0], made[0], done, told)
+
+
+def _ways(
+    own: list[Harmonics],
+    left: Unexplained,
+    scan: Scan,
+    grids: Plan,
+    images: Images,
+    tell: Progress,
+) -> list[Tensor]:
+    """Return harmonics of each shell with less noise, of the voxels with tissue: (c, n)."""
+    assert scan.mask is not None
+    (noise, squares), device = left, own[0].b0.device
+    mask = torch.from_numpy(np.asarray(scan.mask)).to(device)
+    found = quiet(
+        own, noise, noise.variance(squares, own), mask, lambda share: tell(share, "Directions")
+    )
+    inside = torch.from_numpy(images.inside)
+    return [grids.out.bring(v).cpu()[:, inside] for v in found]
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,6 +288,8 @@ def _provenance(
 ) -> dict[str, Any]:
     """Tell what was made of what, and by what."""
     clean = method.features is not None and method.setting.clean
+    # lambda of order 0 is that of one shell: it takes out the floor of that one
+    clean = clean and len(scan.acquisition.shells) == 1
     return {
         "software": "DMRIMicro",
         "version": __version__,

@@ -1,9 +1,12 @@
 """The scan on its new grid, and its harmonics there, shell by shell.
 
-Each shell is scaled by its own lambda. A shell that the method does not know, or that has too few
-directions, is scaled by that of the nearest one, order by order: what differs between two scanners,
-their noise and how voxels mix tissue, it does in all shells alike, to some degree. The law of
-Gaussian diffusion, lambda_0 to the power of b / 1000, is not used: tissue is not Gaussian.
+Each shell is scaled by its own lambda; but that of order 0 is the one of the shell that the method
+knows best (`alike`): noise of b = 0, ringing and how voxels mix tissue are the same for all shells,
+so that a network's errors in two shells differ more than the scan's do, and what the ratio of
+shells tells, such as NDI, would get worse. A shell that the method does not know, or that has too
+few directions, is scaled by lambda of the nearest one, order by order: what differs between two
+scanners, their noise and how voxels mix tissue, it does in all shells alike, to some degree. The
+law of Gaussian diffusion, lambda_0 to the power of b / 1000, is not used: tissue is not Gaussian.
 `benchmarks/rish_shells.py` holds these rules against simulated pairs.
 """
 
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from ..acquisition import Acquisition, Shell
 from ..scan import Scan
+from .directions import LeftOver, turned
 from .features import Harmonics, coefficient_count, dark_level, harmonic_fit, order_of
 from .plan import Place
 from .scale import scaled_signal
@@ -27,6 +31,9 @@ VOLUMES = 8
 """Volumes that are worked on at a time: 200 MB of the HCP's grid at 7 T."""
 
 Tell = Callable[[float, str], None]
+
+Unexplained = tuple[LeftOver, Tensor]
+"""What tells noise, and the sums of squares of which it does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +88,7 @@ def interpolated(
     out: Place,
     device: torch.device,
     tell: Tell,
-) -> tuple[Images, list[Harmonics]]:
+) -> tuple[Images, list[Harmonics], Unexplained]:
     """Read a scan once: its volumes on the new grid, and harmonics of some shells on its own.
 
     Returns
@@ -89,6 +96,8 @@ def interpolated(
     Images
     list of Harmonics
         On `device`.
+    Unexplained
+        What they leave.
     """
     acq, count = scan.acquisition, len(scan.acquisition)
     signal = np.empty((count, *out.shape), np.float32)
@@ -100,17 +109,20 @@ def interpolated(
             acq, shell, order
         )
     linear = torch.zeros(len(matrix), *scan.shape, device=device)
+    noise = LeftOver(acq, shells, order)
+    squares = torch.zeros(len(noise.groups), *scan.shape, device=device)
     for part in chunks(count):
         volumes = np.nan_to_num(scan.volumes(np.arange(count)[part]), posinf=0.0, neginf=0.0)
         read = torch.from_numpy(np.ascontiguousarray(np.moveaxis(volumes, -1, 0))).to(device)
         linear += torch.tensordot(matrix[:, part].to(read), read, dims=1)
+        noise.add(squares, read, range(count)[part])
         signal[part] = out.bring(read).clamp(min=0).cpu().numpy()  # splines overshoot at edges
         tell(part.stop / count, "Interpolating")
     dark = dark_level(linear[0])
     own = [Harmonics(part, linear[0], order, dark) for part in linear[1:].split(terms)]
     b0 = torch.from_numpy(signal[acq.is_b0].mean(0))
     inside = (out.mask & (b0 > dark)).numpy()
-    return Images(signal, acq, inside, b0[torch.from_numpy(inside)]), own
+    return Images(signal, acq, inside, b0[torch.from_numpy(inside)]), own, (noise, squares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +140,19 @@ class Scaled:
     notes: tuple[str, ...]
 
 
-def rescale(images: Images, scales: Mapping[float, Tensor], order: int, tell: Tell) -> Scaled:
+def alike(scales: Mapping[float, Tensor]) -> dict[float, Tensor]:
+    """Give order 0 of all shells lambda of the first one: (s, k, n) each."""
+    first = next(iter(scales.values()))[:, :1]
+    return {b: torch.cat([first, scale[:, 1:]], 1) for b, scale in scales.items()}
+
+
+def rescale(
+    images: Images,
+    scales: Mapping[float, Tensor],
+    order: int,
+    tell: Tell,
+    quieter: Mapping[float, Tensor] | None = None,
+) -> Scaled:
     """Scale the harmonics of all shells, in place, and keep signals from growing beyond b = 0.
 
     Parameters
@@ -140,6 +164,8 @@ def rescale(images: Images, scales: Mapping[float, Tensor], order: int, tell: Te
         Of the scale maps.
     tell : callable
         Gets the share that is done and a text.
+    quieter : mapping of b-value to (c, n) tensor, optional
+        Harmonics of shells whose directions are to be taken (`directions.quiet`).
     """
     samples = len(next(iter(scales.values())))
     sd = np.zeros_like(images.signal) if samples > 1 else None
@@ -153,6 +179,9 @@ def rescale(images: Images, scales: Mapping[float, Tensor], order: int, tell: Te
                 f"{own}; what is beyond was left as it is"
             )
         found = images.coefficients(shell, own)
+        ways = None
+        if quieter and shell.b in quieter:
+            ways = turned(found, quieter[shell.b], own)
         known = min(scales, key=lambda b: abs(b - shell.b))
         if known != shell.b and bool((scales[known] != 1).any()):
             notes.append(f"lambda of b = {known:.0f} was used for b = {shell.b:.0f}, too")
@@ -162,7 +191,7 @@ def rescale(images: Images, scales: Mapping[float, Tensor], order: int, tell: Te
             ratio, runs = images.ratio(volumes), []
             highest = ratio.clamp(min=1)  # noise of the scan itself stays: lambda of 1 is the scan
             for one in scales[known]:
-                changed = scaled_signal(ratio, found, one, directions, own)
+                changed = scaled_signal(ratio, found, one, directions, own, ways)
                 kept = changed.clamp(min=0).minimum(highest)
                 clipped += int((kept != changed).sum())
                 runs.append(kept)

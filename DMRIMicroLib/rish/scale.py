@@ -40,12 +40,17 @@ def scale_maps(
 
 
 def scaled_signal(
-    signal: Tensor, coefficients: Tensor, scale: Tensor, directions: Tensor, order: int
+    signal: Tensor,
+    coefficients: Tensor,
+    scale: Tensor,
+    directions: Tensor,
+    order: int,
+    turned: Tensor | None = None,
 ) -> Tensor:
     """Scale the harmonics of a signal (eq. 3); what they do not represent is carried along.
 
-    S' = sum lambda_l C_lm Y_lm + (S - sum C_lm Y_lm) = S + sum (lambda_l - 1) C_lm Y_lm, so lambda
-    of 1 gives the signal back, to the last bit.
+    S' = sum lambda_l C_lm Y_lm + (S - sum C_lm Y_lm), so lambda of 1 gives the signal back, to the
+    last bit. With C'_lm in the place of the first C_lm, harmonics are turned, too.
 
     Parameters
     ----------
@@ -58,11 +63,14 @@ def scaled_signal(
     directions : (m, 3) tensor
     order : int
         Of the coefficients.
+    turned : (c, ...) tensor, optional
+        C'_lm, of the energies of C_lm (`directions.turned`).
 
     Returns
     -------
     (m, ...) tensor
     """
     degrees = (sh_degrees(order)[0] // 2).to(scale.device)
-    change = (scale - 1)[degrees] * coefficients
+    wanted = coefficients if turned is None else turned
+    change = scale[degrees] * wanted - coefficients
     return signal + torch.tensordot(sh_basis(directions, order).to(signal), change, dims=1)

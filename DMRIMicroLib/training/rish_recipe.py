@@ -35,6 +35,8 @@ class RishRecipe:
         Voxels along an edge of what is seen of a pair at a time.
     crops : dict
         By the name of a stage, where it differs.
+    spots : dict
+        By the name of a stage: share of the pairs that get a spot (`rish_stream.Spots`).
     finer : dict
         Arguments of `SuperResolution`.
     every, stages : dict
@@ -72,6 +74,7 @@ class RishRecipe:
     denoiser: dict[str, Any]
     detail: dict[str, Any]
     crops: dict[str, int]
+    spots: dict[str, float]
     drop: float = 0.1
     scarce: float = 1.0
     scratch: bool = False
@@ -120,9 +123,11 @@ def read_rish(kind: str, preset: str) -> RishRecipe:
     # super-resolution comes last, and the order of stages is that of their seeds
     told["stages"]["finer"] = told["stages"].pop("finer")
     known = {field.name for field in fields(RishRecipe)}
-    empty = {"method": {}, "autoencoder": {}, "denoiser": {}, "detail": {}, "crops": {}}
+    optional = ("method", "autoencoder", "denoiser", "detail", "crops", "spots")
     kept = {key: value for key, value in told.items() if key in known}
-    return RishRecipe(**{**empty, **kept, "kind": kind, "preset": preset})
+    return RishRecipe(
+        **{**{table: {} for table in optional}, **kept, "kind": kind, "preset": preset}
+    )
 
 
 def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

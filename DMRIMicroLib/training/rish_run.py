@@ -13,7 +13,7 @@ from ..errors import Cancelled
 from ..rish.units import Setting
 from .recipe import training_loop
 from .rish_recipe import RishRecipe
-from .rish_stream import Patches, Read, Stream, keep, pairs_of, stream_of
+from .rish_stream import Patches, Read, Spots, Stream, keep, pairs_of, stream_of
 
 Progress = Callable[[float, str], None]
 
@@ -65,7 +65,9 @@ class Run:
         """Return the examples of a stage."""
         recipe = self.recipe
         seed, crop = recipe.seed_of(stage), recipe.crops.get(stage, recipe.crop)
-        return stream_of(files or self.known, read or self.read, seed, recipe.patches, crop)
+        share = recipe.spots.get(stage, 0.0)
+        spots = Spots(share, self.setting.units.zero[0]) if share else None
+        return stream_of(files or self.known, read or self.read, seed, recipe.patches, crop, spots)
 
     def learn(self, stage: str, network: nn.Module, stream: Stream, loss: Callable) -> nn.Module:
         """Train a network, or take what a finished stage has left; it comes back on the CPU."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
 from pathlib import Path
@@ -16,11 +17,22 @@ from torch import Tensor
 from ..brain.simulate import generator_for
 from ..errors import InputError
 from ..files import staged
+from ..rish.blocks import CHANNELS
 from ..rish.data import load_pair
 from ..rish.units import Units
 
 KEPT = 2000
 """Pairs that are kept in memory, 1.4 MB each at 48^3 voxels."""
+
+LEAST, LARGEST = 3.0, 12.0
+"""Radii of spots [voxels]."""
+
+SHARPEST = 3.0
+"""Slope of the borders of the sharpest spots; of the softest it is 1 [1 / voxel]."""
+
+FAINTEST, LOUDEST = 0.05, 0.45
+"""Logarithm of what roots in spots are multiplied by, or divided: energies of strokes and abscesses
+are half as high again as those of the tissue around, or twice."""
 
 TURNS = tuple(permutations((-3, -2, -1)))
 """Orders of the axes."""
@@ -53,6 +65,47 @@ class Patches(NamedTuple):
 
 
 Read = Callable[[Path], tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Brighter or darker places in both scans of a pair, so that what a scan shows stays there.
+
+    Tissue of a kind that no pair has, a lesion, is not to be taken for the noise of one that they
+    have: within an ellipsoid the root of order 0 is multiplied by one number, at 3 T and at 7 T.
+
+    Attributes
+    ----------
+    share : float
+        Of the pairs.
+    zero : float
+        What no energy of order 0 is in network units.
+    """
+
+    share: float
+    zero: float
+
+    def __call__(self, row: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+        """Change features (c, x, y, z) that were given and wanted, in half precision or not."""
+        drawn = torch.rand(9, generator=generator)
+        given, wanted, mask = row
+        if float(drawn[0]) >= self.share:
+            return [given, wanted, mask]
+        shape = mask.shape
+        at = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij"))
+        middle = drawn[1:4] * torch.tensor(shape)
+        radii = LEAST * (LARGEST / LEAST) ** drawn[4:7]
+        far = ((at - middle[:, None, None, None]) / radii[:, None, None, None]).norm(dim=0)
+        inside = torch.sigmoid((1 - far) * radii.mean() * SHARPEST ** float(drawn[7]))
+        change = FAINTEST + (LOUDEST - FAINTEST) * (2 * drawn[8] - 1).abs()
+        factor = torch.exp(change * (2 * drawn[8] - 1).sign() * inside)
+        out = []
+        for features in (given, wanted):
+            changed = features.clone()
+            root = changed[::CHANNELS].float() - self.zero  # of order 0, of all images in a row
+            changed[::CHANNELS] = (root * factor + self.zero).to(changed)
+            out.append(changed)
+        return [*out, mask]
 
 
 def pairs_of(units: Units) -> Read:
@@ -100,14 +153,19 @@ def kept(file: Path) -> Tensor:
 
 
 def stream_of(
-    files: Sequence[Path], read: Read, seed: int, patches: int, crop: int | None = None
+    files: Sequence[Path],
+    read: Read,
+    seed: int,
+    patches: int,
+    crop: int | None = None,
+    spots: Spots | None = None,
 ) -> Stream:
     """Return a stream for `loop.train`: example k is a function of its arguments and k only."""
 
     def stream(first: int, step: int = 1) -> Iterator[Patches]:
         number = first
         while True:
-            yield draw(files, read, seed, number, patches, crop)
+            yield draw(files, read, seed, number, patches, crop, spots)
             number += step
 
     return stream
@@ -120,6 +178,7 @@ def draw(
     number: int,
     patches: int,
     crop: int | None = None,
+    spots: Spots | None = None,
 ) -> Patches:
     """Draw an example: cubes of `crop` voxels of files, each turned and mirrored at random.
 
@@ -133,7 +192,8 @@ def draw(
         mirrored = (torch.rand(3, generator=generator) < 0.5).tolist()
         tensors = read(files[k])
         box = (..., *_cube(tensors[0].shape[-3:], crop, generator))
-        rows.append([turned(v[box], turn, mirrored) for v in tensors])
+        row = [turned(v[box], turn, mirrored) for v in tensors]
+        rows.append(row if spots is None else spots(row, generator))
     given, wanted, mask = zip(*rows, strict=True)
     if len({v.shape[-3:] for v in (*given, *wanted)}) > 1:
         raise InputError(
