@@ -38,19 +38,28 @@ CONTRASTS = ("FA", "MD", "RISH_L0", "RISH_L2")
 NEAR, FAR = 1, 4
 """The surround: from so many voxels beyond the lesion to so many."""
 
+KEEPING = "{}, directions kept"
+"""Name of a method without the local PCA of directions."""
+
 FLUID = 1.5e-3
 """Surround has a true mean diffusivity below [mm2/s]."""
 
 
-def enhanced(seen: Seen, weights: str | None, way: str = SHARPENED):
+def ways(name: str, weights: str | None) -> dict[str, str]:
+    """Names of what is asked of a method, and what becomes of directions."""
+    return {name: "quiet", KEEPING.format(name): "keep"} if weights else {name: "keep"}
+
+
+def enhanced(seen: Seen, weights: str | None, way: str = SHARPENED, directions: str = "quiet"):
     """Enhance the 3 T scan on the 7 T grid, with or without super-resolution; the common mask."""
-    import DMRIMicroLib as dm
+    from DMRIMicroLib import enhance
 
     method = "auto" if weights else PLAIN
+    options = {"weights": weights, "directions": directions}
     if way == SHARPENED:
-        made = dm.enhance(seen.low, method, "7T", weights=weights).scan
+        made = enhance(seen.low, method, "7T", **options).scan
     else:
-        made = finer(dm.enhance(seen.low, method, "keep", weights=weights).scan, seen.high)
+        made = finer(enhance(seen.low, method, "keep", **options).scan, seen.high)
     same = made.shape == seen.high.shape and np.allclose(made.affine, seen.high.affine, atol=1e-3)
     if not same and seen.clean is not None:
         raise RuntimeError(f"the enhanced scan does not lie on the 7 T grid: {made.shape}")
@@ -171,16 +180,22 @@ def score(said: dict, truth: dict, mask: np.ndarray) -> dict:
 
 
 def directions(asked: Asked, number: int) -> dict:
-    """Change of the principal direction on the scan's own grid, where FA is above 0.3 [degrees]."""
+    """Change of the principal direction on the scan's own grid, where FA is above 0.3 [degrees].
+
+    With directions kept it is that of scale maps; else most of it is noise that was taken out.
+    """
     import DMRIMicroLib as dm
 
     seen, out = pair(asked, number), {}
     before = tensors(seen.low)
     where = np.asarray(seen.low.mask) & (before["FA"] > ANISOTROPIC)
-    for name, weights in asked.methods.items():
-        made = dm.enhance(seen.low, "auto" if weights else PLAIN, "keep", weights=weights).scan
-        change = degrees(tensors(made)["V1"][where], before["V1"][where])
-        out[name] = {"median": float(np.median(change)), "95 %": float(np.quantile(change, 0.95))}
+    for method, weights in asked.methods.items():
+        for name, directions in ways(method, weights).items():
+            options = {"weights": weights, "directions": directions}
+            made = dm.enhance(seen.low, "auto" if weights else PLAIN, "keep", **options).scan
+            change = degrees(tensors(made)["V1"][where], before["V1"][where])
+            told = {"median": np.median(change), "95 %": np.quantile(change, 0.95)}
+            out[name] = {key: float(value) for key, value in told.items()}
     return out
 
 
@@ -203,10 +218,12 @@ def downstream(asked: Asked, number: int) -> dict:
 
     truth = maps(seen.clean)
     out = {MEASURED: apart(maps(seen.high), truth)}
-    quiet = replace(seen, low=denoise(seen.low, "mppca"))
-    for name, weights in asked.methods.items():
-        out[name] = apart(maps(enhanced(seen, weights)), truth)
-        out[f"{name}, after MP-PCA"] = apart(maps(enhanced(quiet, weights)), truth)
+    for method, weights in asked.methods.items():
+        for name, directions in ways(method, weights).items():
+            out[name] = apart(maps(enhanced(seen, weights, directions=directions)), truth)
+    if PLAIN in asked.methods:
+        quiet = replace(seen, low=denoise(seen.low, "mppca"))
+        out[f"{PLAIN}, after MP-PCA"] = apart(maps(enhanced(quiet, None)), truth)
     return out
 
 

@@ -14,10 +14,11 @@ sri24-* ones (`--anatomies`), and their seed is that of no training (`rish.data.
   air is 0. Voxels are the same for all methods and both ways: those that both scans show as brain.
   Beside it how near the 7 T scan free of noise comes to the one as measured. Seconds of a pair; and
   what "interpolate" changes of a scan whose grid is kept (identity).
-- directions: change of the principal direction on the scan's own grid, where FA is above 0.3.
+- directions: change of the principal direction on the scan's own grid, where FA is above 0.3: of
+  scale maps alone ("directions kept"), and with the noise taken out of directions, too.
 - downstream: errors of FA, V1 (where FA is above 0.3), NDI and ODI against the 7 T scan free of
-  noise, of enhanced scans with b = 1000 and 2000 s/mm2, beside those of the 7 T scan as measured;
-  also of scans that were denoised first: scale maps alone cannot turn a direction.
+  noise, of enhanced scans with b = 1000 and 2000 s/mm2, with directions kept, too, beside those of
+  the 7 T scan as measured and of the interpolated scan after MP-PCA.
 - lesion: contrast of a tumour, an acute stroke, a demyelination and two kinds that no training has
   to the tissue around in FA, MD and RISH, beside that of the 7 T scan, and whether it is that of
   the 7 T scan free of noise within 10 %: whether a method invents or loses any.

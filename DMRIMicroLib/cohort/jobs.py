@@ -35,7 +35,7 @@ class Options:
     pigment : dict
         Options of `prior.estimate.pigment`: models, preset, seed.
     enhance : dict
-        Options of `rish.enhance.enhance`: method, resolution, weights, seed.
+        Options of `rish.enhance.enhance`: method, resolution, directions, weights, seed.
     denoise, degibbs, noise
         As of `preprocess.prepare`.
     reading : dict

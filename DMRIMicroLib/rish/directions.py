@@ -6,9 +6,8 @@ Veraart et al., "Denoising of diffusion MRI using random matrix theory", NeuroIm
 394-406). Here PCA is of the b0 mean and of 15 coefficients a shell and not of all volumes, because
 methods here change nothing else: 10 seconds where all 198 volumes of 48^3 voxels took dipy's MP-PCA
 350, to the same angle of the principal direction. And the noise is not guessed from the spectrum:
-what harmonics leave of a shell tells it. What is kept of a pattern is as I. M. Johnstone's spiked
-model has it (M. Gavish, D. L. Donoho, IEEE Trans. Inf. Theory 63 (2017) 2137-2152): its variance
-without noise, and how far noise has turned it.
+what harmonics leave of a shell tells it. What is kept of a pattern is what M. Gavish, D. L. Donoho,
+IEEE Trans. Inf. Theory 63 (2017) 2137-2152, find best for squared errors.
 """
 
 from __future__ import annotations
@@ -35,6 +34,10 @@ SINGULAR = 1e6
 
 SILENT = 1e-6
 """Least standard deviation of the noise, as a share of the b0 signal: of scans without noise."""
+
+LOADED = 1e-3
+"""Added to the variances of patterns, in units of the noise: solvers fail on windows that hardly
+differ."""
 
 FAINT = 1e-3
 """Share of an order's energy that the quiet harmonics need to tell its directions; with less, those
@@ -123,25 +126,24 @@ def quiet(
         Coefficients times the b0 signal; outside the mask as they are.
     """
     b0, inside = own[0].b0, mask & (own[0].b0 > own[0].dark)
-    part = inside.to(b0)
-    near = boxes(part, RADIUS).clamp(min=1)
-    sigma = (boxes(variance * part, RADIUS) / near).sqrt().to(b0).maximum(SILENT * b0.abs())
+    near = boxes(inside, RADIUS).clamp(min=1)
+    told = boxes(torch.where(inside, variance, 0.0), RADIUS) / near
+    sigma = told.sqrt().to(b0).maximum(SILENT * b0.abs())
     colours = [torch.linalg.cholesky(c) for c in noise.covariances]
-    rows = [own[0].b0[None] * noise.count**0.5]
+    rows = [b0[None] * noise.count**0.5]
     for harmonics, colour in zip(own, colours, strict=True):
         white = torch.linalg.inv(colour).to(b0)
         rows.append(torch.tensordot(white, harmonics.weighted, dims=1))
-    whitened = torch.cat(rows) * torch.where(inside, 1 / sigma.clamp(min=1e-30), 0.0)
     made = torch.cat(rows)
+    del rows
+    whitened = torch.where(inside, made / sigma.clamp(min=1e-30), 0.0)
     for out, wide, place in _slabs(inside):
-        made[..., out] = torch.where(
-            inside[..., out],
-            _patterns(whitened[..., wide], inside[..., wide])[..., place] * sigma[..., out],
-            made[..., out],
-        )
+        found = _patterns(whitened[..., wide], inside[..., wide], place) * sigma[..., out]
+        made[..., out] = torch.where(inside[..., out], found, made[..., out])
         tell(out.stop / inside.shape[-1])
-    found = made[1:].split([len(c) for c in colours])
-    return [torch.tensordot(c.to(v), v, dims=1) for c, v in zip(colours, found, strict=True)]
+    del whitened
+    shells = made[1:].split([len(c) for c in colours])
+    return [torch.tensordot(c.to(v), v, dims=1) for c, v in zip(colours, shells, strict=True)]
 
 
 def turned(coefficients: Tensor, quieter: Tensor, order: int) -> Tensor:
@@ -190,9 +192,14 @@ def _slabs(inside: Tensor) -> Iterator[tuple[slice, slice, slice]]:
         yield slice(start, stop), slice(low, high), slice(start - low, stop - low)
 
 
-def _patterns(rows: Tensor, inside: Tensor) -> Tensor:
-    """Keep of every voxel what its window's patterns have beyond noise of variance 1: (k, ...)."""
-    kinds, at = len(rows), inside.flatten().nonzero()[:, 0]
+def _patterns(rows: Tensor, inside: Tensor, place: slice) -> Tensor:
+    """Keep of voxels what their windows' patterns have beyond noise of variance 1; of some planes.
+
+    (k, x, y, z) -> (k, x, y, planes)
+    """
+    here = torch.zeros_like(inside)
+    here[..., place] = inside[..., place]
+    kinds, at = len(rows), here.flatten().nonzero()[:, 0]
     near = boxes(inside, RADIUS).clamp(min=1)
     exact = rows.double()  # variances are small beside squares
     mean = boxes(exact, RADIUS) / near
@@ -209,12 +216,13 @@ def _patterns(rows: Tensor, inside: Tensor) -> Tensor:
         some = slice(k, k + VOXELS)
         covariance = rows.new_zeros(len(at[some]), kinds, kinds)
         covariance[:, one, other] = covariance[:, other, one] = joint[:, some].T
+        covariance.diagonal(dim1=-2, dim2=-1).add_(LOADED)
         variances, patterns = torch.linalg.eigh(covariance)
-        kept = spiked(variances, (kinds / voxels[some])[:, None])
+        kept = spiked(variances, (kinds / (voxels[some] - 1).clamp(min=1))[:, None])
         apart = (out[:, at[some]] - middle[:, some]).T[:, :, None]
         changed = patterns @ (kept[:, :, None] * (patterns.mT @ apart))
         out[:, at[some]] = middle[:, some] + changed[:, :, 0].T
-    return out.reshape(rows.shape)
+    return out.reshape(rows.shape)[..., place]
 
 
 def spiked(variances: Tensor, gamma: Tensor) -> Tensor:
@@ -224,17 +232,16 @@ def spiked(variances: Tensor, gamma: Tensor) -> Tensor:
     ----------
     variances : (n, k) tensor
     gamma : (n, 1) tensor
-        Dimensions over voxels.
+        Dimensions over degrees of freedom.
 
     Returns
     -------
     (n, k) tensor
-        0 within the edge of noise; else what Wiener's filter leaves along the pattern found.
+        0 within the edge of noise.
     """
     edge = (1 + gamma.sqrt()).square()
     moved = variances + 1 - gamma
     beyond = (moved + (moved.square() - 4 * variances).clamp(min=0).sqrt()) / 2 - 1
     beyond = beyond.clamp(min=1e-6)
     cosine = ((1 - gamma / beyond.square()) / (1 + gamma / beyond)).clamp(min=0)  # squared
-    signal = beyond * cosine
-    return torch.where(variances > edge, signal / (signal + 1), 0.0)
+    return torch.where(variances > edge, beyond * cosine / (beyond + 1), 0.0)

@@ -108,8 +108,9 @@ def enhance(
     -----
     Volumes are interpolated by cubic splines, b0 volumes too, and divided by the mean b0 then.
     Lambda cannot turn an order's peaks, it scales them; all shells have the same one of order 0.
-    Of several shells the noise floor stays in the scan (`Scan.lifted`). Memory: the new scan in
-    float32 once, twice with several samples; 15 volumes a shell for their directions.
+    Of several shells the noise floor is taken out in part, where the first one has it, in fluid;
+    fits take it for there (`Scan.lifted`). Memory: the new scan in float32 once, twice with several
+    samples; and for directions 80 volumes of the scan's own grid a shell.
     """
     if samples < 1:
         raise InputError(f"there are {samples} samples", "Ask for one at least.")
@@ -127,7 +128,10 @@ def enhance(
             found = _ways(own, left, scan, grids, images, _part(ask, READ, TURNED - READ))
             ways = dict(zip((shell.b for shell in shells), found, strict=True))
         else:
-            notes.append("directions are too few to tell noise: they stay as in the scan")
+            notes.append(
+                "gradients are too few or too alike to tell noise: directions of harmonics stay as "
+                "they are in the scan"
+            )
     del left
     before = [rish(images.coefficients(shell, ORDER).T, ORDER).T for shell in shells]
     draws = range(samples) if samples > 1 and opened.random else [None]
