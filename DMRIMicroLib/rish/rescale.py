@@ -7,7 +7,7 @@ shells tells, such as NDI, would get worse. A shell that the method does not kno
 few directions, is scaled by lambda of the nearest one, order by order: what differs between two
 scanners, their noise and how voxels mix tissue, it does in all shells alike, to some degree. The
 law of Gaussian diffusion, lambda_0 to the power of b / 1000, is not used: tissue is not Gaussian.
-`benchmarks/rish_shells.py` holds these rules against simulated pairs.
+`benchmarks/rish_shells.py` holds the rules for such shells against simulated pairs.
 """
 
 from __future__ import annotations
