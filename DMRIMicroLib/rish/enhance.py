@@ -28,7 +28,7 @@ from .directions import quiet
 from .features import ORDER, Harmonics, shells_for
 from .noise import Field
 from .plan import HIGH, KEEP, Plan, plan
-from .rescale import Images, Scaled, Unexplained, alike, interpolated, rescale
+from .rescale import Images, Scaled, Unexplained, alike, interpolated, rescale, steady
 from .result import Enhanced
 from .scale import LIMITS, TAU, scale_maps
 from .table import AUTO, Method, open_method
@@ -144,6 +144,8 @@ def enhance(
         tell = _part(ask, TURNED + each * number, each)
         runs.append(saying.scale(own[k], before[k], draw, tell))
     made = torch.stack(runs).split(len(draws))
+    if opened.features is not None:
+        made[0][:, 0] = steady(made[0][:, 0], before[0][0], images)
     scales = alike({shell.b: scale for shell, scale in zip(shells, made, strict=True)})
     done = rescale(images, scales, ORDER, _part(ask, SAID, 1 - SAID), ways)
     notes += done.notes
