@@ -31,7 +31,7 @@ AWAY = 3
 """Voxels between the head and its air: scalp, ringing."""
 
 REMOVED = "removed"
-"""What the provenance of an enhanced scan says of its noise floor if a network took it out."""
+"""What the provenance of an enhanced scan says of its noise floor if the scan has none."""
 
 COILS = (2.5, 32.0)
 """Receivers that are believed: the air of seven real series, with noise that differs from place to

@@ -191,7 +191,7 @@ def test_all_shells_have_one_lambda_of_order_0_and_keep_their_floor(monkeypatch)
         by = torch.tensor([1.1 if len(seen) == 1 else 0.7, 1, 1])[:, None, None, None] ** 2
         return units.to_network(by * units.from_network(low))
 
-    setting = Setting(shells=(700.0, 2200.0), clean=True)
+    setting = Setting(shells=(700.0, 2200.0))
     monkeypatch.setitem(
         table.METHODS, "two", lambda w, d: table.Method("two", features, setting=setting)
     )
@@ -208,3 +208,31 @@ def test_all_shells_have_one_lambda_of_order_0_and_keep_their_floor(monkeypatch)
         assert float((second / first).sqrt().median()) == pytest.approx(1.1, rel=0.01)
     assert made.scan.lifted
     assert made.provenance["noise_floor"] == "that of the scan"
+
+
+@pytest.mark.parametrize(("clean", "level"), [(True, 1.0), (False, 0.9)])
+def test_what_a_scan_shows_of_order_0_over_some_voxels_stays(monkeypatch, clean, level):
+    shape = (24, 26, 20)
+    scan = scan_of(sigma=0.0, shells={1000.0: 30}, shape=shape)
+    at = np.indices(shape)
+    far = torch.from_numpy(((at - 11) ** 2).sum(0))
+    checks, inside = torch.from_numpy(at.sum(0) % 2), torch.from_numpy(scan.mask)
+    units = Units()
+
+    def features(low, noise):
+        by = torch.ones(3, *low.shape[1:])
+        part = by[0][tuple(slice(0, n) for n in shape)]
+        part[:] = 0.92
+        part[far < 49] = 0.75  # a network that does not believe in lesions
+        part += 0.05 * (2 * checks - 1)  # and knows what differs from voxel to voxel
+        return units.to_network(by.square() * units.from_network(low))
+
+    method = table.Method("sure", features, setting=Setting(clean=clean))
+    monkeypatch.setitem(table.METHODS, "sure", lambda w, d: method)
+    monkeypatch.setattr("DMRIMicroLib.rish.enhance._box", lambda mask: (slice(None),) * 3)
+    scale = dm.enhance(scan, "sure", "keep", tile=32, overlap=0).scale[0]
+    deep, outer = scale[(far < 4) & inside].mean(), scale[(far > 100) & inside].mean()
+    assert deep == pytest.approx(level, abs=0.04)
+    assert deep / outer == pytest.approx(1, abs=0.05)  # 0.82 if the network had its way
+    odd, even = (scale[(far > 100) & inside & (checks == k)].mean() for k in (1, 0))
+    assert odd - even == pytest.approx(0.1, abs=0.02)

@@ -189,26 +189,21 @@ def test_each_shell_is_scaled_by_its_own_lambda_and_others_by_that_of_the_neares
     assert "lambda of b = 2000 was used for b = 4000, too" in notes
 
 
-def test_a_network_that_learned_from_scans_without_noise_takes_the_noise_floor_out(
-    monkeypatch, tmp_path
-):
-    scan = scan_of(shells={1000.0: 30}, sigma=30.0)
-    for clean, kind in ((False, "auto"), (True, "gaussian")):
-        fake(monkeypatch, scaling(1.0, 1.0, 1.0), setting=Setting(clean=clean))
+def test_a_noise_floor_stays_there_or_away(monkeypatch, tmp_path):
+    fake(monkeypatch, scaling(1.0, 1.0, 1.0), setting=Setting(clean=True))
+    with_floor = scan_of(sigma=30.0)
+    for scan, kind in ((with_floor, "auto"), (replace(with_floor, lifted=False), "gaussian")):
         made = dm.enhance(scan, "fake", "keep")
-        assert (made.provenance["noise_floor"] == "removed") is clean
+        assert (made.provenance["noise_floor"] == "removed") is not scan.lifted
         made.save(tmp_path / f"{kind}.nii.gz")
         for again in (made.scan, dm.load(tmp_path / f"{kind}.nii.gz")):
-            assert again.lifted is not clean
-            assert again.noise.coils == (
-                0.5 if clean else 1.0
-            )  # Gaussian: the mean of y^2 is S^2 + s^2
+            assert again.lifted is scan.lifted
+            # Gaussian: the mean of y^2 is S^2 + s^2
+            assert again.noise.coils == (1.0 if scan.lifted else 0.5)
             few = np.zeros(scan.shape, bool)
             few[5:7, 5:7, 5:7] = True
-            found = dm.fit(again.with_mask(few), "dti")
-            assert found.provenance["dti"]["options"]["likelihood"] == kind
-    once_more = dm.enhance(made.scan, "interpolate", "keep")
-    assert once_more.scan.lifted is False
+            found = dm.fit(again.with_mask(few), "noddi")
+            assert found.provenance["noddi"]["options"]["likelihood"] == kind
 
 
 def test_a_finer_scan_lies_where_the_scan_lies(monkeypatch):

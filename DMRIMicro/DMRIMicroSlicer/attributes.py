@@ -10,7 +10,7 @@ ENHANCED_BY = PREFIX + "enhanced_by"
 """Of an enhanced scan: the method."""
 
 UNLIFTED = PREFIX + "no_noise_floor"
-"""Of an enhanced scan whose network took the noise floor out: "1"."""
+"""Of a scan whose signals noise does not lift: "1"."""
 
 DEFAULTS: dict[str, float | None] = {
     "b0_threshold": B0_THRESHOLD,

@@ -108,8 +108,8 @@ def enhance(
     -----
     Volumes are interpolated by cubic splines, b0 volumes too, and divided by the mean b0 then.
     Lambda cannot turn an order's peaks, it scales them; all shells have the same one of order 0.
-    Of several shells the noise floor is taken out in part, where the first one has it, in fluid;
-    fits take it for there (`Scan.lifted`). Memory: the new scan in float32 once, twice with several
+    Nor does it take the noise floor out: order 0 of some voxels together stays (`Scan.lifted`).
+    Memory: the new scan in float32 once, twice with several
     samples; and for directions 80 volumes of the scan's own grid a shell.
     """
     if samples < 1:
@@ -144,8 +144,10 @@ def enhance(
         tell = _part(ask, TURNED + each * number, each)
         runs.append(saying.scale(own[k], before[k], draw, tell))
     made = torch.stack(runs).split(len(draws))
-    if opened.features is not None:
-        made[0][:, 0] = steady(made[0][:, 0], before[0][0], images)
+    if opened.features is not None and not opened.everywhere:
+        # simulated pairs do not tell how two scanners differ in their level
+        level = not opened.setting.clean
+        made[0][:, 0] = steady(made[0][:, 0], before[0][0], images, level)
     scales = alike({shell.b: scale for shell, scale in zip(shells, made, strict=True)})
     done = rescale(images, scales, ORDER, _part(ask, SAID, 1 - SAID), ways)
     notes += done.notes
@@ -281,7 +283,7 @@ def _result(
         grids.out.mask.numpy(),
         name=f"{scan.name}-enhanced",
         notes=tuple(told["notes"]),
-        lifted=told["noise_floor"] != REMOVED,
+        lifted=scan.lifted,
     )
     after = scale.mean(0).square() * before  # of the mean signal over the samples
     maps = [images.on_grid(v) for v in (before, after)]
@@ -293,9 +295,6 @@ def _provenance(
     scan: Scan, method: Method, grids: Plan, notes: list[str], device: torch.device
 ) -> dict[str, Any]:
     """Tell what was made of what, and by what."""
-    clean = method.features is not None and method.setting.clean
-    # lambda of order 0 is that of one shell: it takes out the floor of that one
-    clean = clean and len(scan.acquisition.shells) == 1
     return {
         "software": "DMRIMicro",
         "version": __version__,
@@ -316,7 +315,7 @@ def _provenance(
         "setting": method.setting.told(),
         "lambda": {"tau": TAU, "limits": list(LIMITS)},
         "super_resolution": grids.sharpened,
-        "noise_floor": REMOVED if clean or not scan.lifted else "that of the scan",
+        "noise_floor": "that of the scan" if scan.lifted else REMOVED,
         "device": str(device),
         "torch": torch.__version__,
         "notes": [*scan.notes, *notes],

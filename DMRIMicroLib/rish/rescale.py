@@ -149,13 +149,14 @@ class Scaled:
     notes: tuple[str, ...]
 
 
-def steady(scale: Tensor, energy: Tensor, images: Images) -> Tensor:
+def steady(scale: Tensor, energy: Tensor, images: Images, level: bool) -> Tensor:
     """Leave order 0 as it is in the scan but for what differs from voxel to voxel.
 
     Noise, ringing and how voxels mix tissue are matters of single voxels. What a scan shows of
     order 0 over some voxels together it shows well, and a network that says otherwise has not seen
     such tissue: without this, lesions lost up to a sixth of their contrast. So lambda of order 0 is
-    divided by what it does to the mean amplitude about each voxel.
+    divided by what it does to the mean amplitude about each voxel; and, for networks that know two
+    real scanners, multiplied by what it does to that of the brain.
 
     Parameters
     ----------
@@ -164,6 +165,8 @@ def steady(scale: Tensor, energy: Tensor, images: Images) -> Tensor:
     energy : (n,) tensor
         Of order 0.
     images : Images
+    level : bool
+        Whether the mean amplitude of the brain is to become what `scale` makes of it.
 
     Returns
     -------
@@ -175,8 +178,11 @@ def steady(scale: Tensor, energy: Tensor, images: Images) -> Tensor:
         grid = images.on_grid(amplitude[None])[0]
         return torch.from_numpy(gaussian_filter(grid, widths, mode="constant")[images.inside])
 
-    own = about(root)
-    return torch.stack([one * own / about(one * root).clamp(min=1e-12) for one in scale])
+    own, out = about(root), []
+    for one in scale:
+        whole = float((one * root).sum() / root.sum().clamp(min=1e-12)) if level else 1.0
+        out.append(whole * one * own / about(one * root).clamp(min=1e-12))
+    return torch.stack(out)
 
 
 def alike(scales: Mapping[float, Tensor]) -> dict[float, Tensor]:
