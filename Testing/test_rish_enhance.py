@@ -456,3 +456,14 @@ def test_the_command_writes_a_scan_that_opens_again(tmp_path):
     assert isinstance(again.exception, InputError)
     assert "--overwrite" in str(again.exception)
     assert CliRunner().invoke(app, [str(w) for w in (*words, "--overwrite")]).exit_code == 0
+    wrong = CliRunner().invoke(app, [str(w) for w in (*words, "--overwrite", "--directions", "no")])
+    assert wrong.exit_code != 0
+
+
+@pytest.mark.parametrize("name", methods.trained())
+def test_weights_that_come_with_the_library_are_those_of_its_networks(name):
+    found = methods.load_method(name)
+    assert found.provenance["name"].startswith(f"rish-{name}-")
+    low = torch.zeros(3, 8, 8, 8)
+    assert found.features(low).isfinite().all()
+    assert found.finer(low, 1.25 / 1.05).shape == (3, 10, 10, 10)
