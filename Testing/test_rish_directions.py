@@ -33,11 +33,10 @@ def read(scan):
     acq = scan.acquisition
     own = [harmonics(signal, acq, shell.b) for shell in acq.shells]
     noise = LeftOver(acq, acq.shells, 4)
-    squares = torch.zeros(len(noise.groups), *scan.shape)
-    for part in range(0, len(acq), 8):
-        rows = range(part, min(part + 8, len(acq)))
-        noise.add(squares, signal[list(rows)], rows)
-    return own, noise, noise.variance(squares, own), torch.from_numpy(scan.mask)
+    for first in range(0, len(acq), 8):
+        part = slice(first, min(first + 8, len(acq)))
+        noise.add(signal[part], part)
+    return own, noise, noise.variance(own), torch.from_numpy(scan.mask)
 
 
 def way_of(coefficients):

@@ -112,7 +112,7 @@ class EnhanceVerbs:
         """
         words = ["--method", method, "--resolution", str(resolution), "--samples", str(samples)]
         words += ["--directions", directions, "--seed", str(seed)]
-        words += [*(["--weights", str(weights)] if weights else [])]
+        words += ["--weights", str(weights)] if weights else []
         return _start(dwiNode, maskNode, segmentID, words, device, **rest)
 
 

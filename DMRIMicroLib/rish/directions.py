@@ -4,10 +4,10 @@ Scale maps say how much there is of an order, and turn nothing. Coefficients of 
 have few independent patterns, and noise has many, whose variances end at an edge that is known (J.
 Veraart et al., "Denoising of diffusion MRI using random matrix theory", NeuroImage 142 (2016)
 394-406). Here PCA is of the b0 mean and of 15 coefficients a shell and not of all volumes, because
-methods here change nothing else: 10 seconds where all 198 volumes of 48^3 voxels took dipy's MP-PCA
-350, to the same angle of the principal direction. And the noise is not guessed from the spectrum:
-what harmonics leave of a shell tells it. What is kept of a pattern is what M. Gavish, D. L. Donoho,
-IEEE Trans. Inf. Theory 63 (2017) 2137-2152, find best for squared errors.
+methods here change nothing else: much less work; `benchmarks/rish_ldm.py` holds it against MP-PCA.
+And the noise is not guessed from the spectrum: what harmonics leave of a shell tells it. What is
+kept of a pattern is what M. Gavish, D. L. Donoho, IEEE Trans. Inf. Theory 63 (2017) 2137-2152, find
+best for squared errors.
 """
 
 from __future__ import annotations
@@ -63,10 +63,12 @@ class LeftOver:
 
     def __init__(self, acquisition: Acquisition, shells: Sequence[Shell], order: int) -> None:
         self.count = int(acquisition.is_b0.sum())
-        self.groups = [set(np.flatnonzero(acquisition.is_b0)), *(set(s.indices) for s in shells)]
+        self.known = acquisition.is_b0.copy()
+        self.squares: Tensor | None = None
         self.spare = self.count - 1.0
         self.explained, self.covariances, self.clear = [], [], True
         for shell in shells:
+            self.known[list(shell.indices)] = True
             matrix = harmonic_fit(acquisition, shell, order)
             basis = sh_basis(torch.from_numpy(acquisition.bvecs[list(shell.indices)]), order)
             covariance = matrix @ matrix.T
@@ -83,16 +85,16 @@ class LeftOver:
         """Whether noise is told at all."""
         return self.clear and self.spare >= SPARE
 
-    def add(self, squares: Tensor, volumes: Tensor, numbers: Sequence[int]) -> None:
-        """Add squares of volumes (k, x, y, z), by number, to those of their groups (g, x, y, z)."""
-        for k, group in enumerate(self.groups):
-            rows = [row for row, number in enumerate(numbers) if number in group]
-            if rows:
-                squares[k] += volumes[rows].square().sum(0)
+    def add(self, volumes: Tensor, part: slice) -> None:
+        """Take a part of the scan's volumes (k, x, y, z) into account."""
+        rows = torch.from_numpy(np.flatnonzero(self.known[part])).to(volumes.device)
+        found = volumes[rows].square().sum(0)
+        self.squares = found if self.squares is None else self.squares + found
 
-    def variance(self, squares: Tensor, own: Sequence[Harmonics]) -> Tensor:
-        """Variance of the noise, voxel by voxel: (x, y, z)."""
-        left = squares.sum(0) - self.count * own[0].b0.square()
+    def variance(self, own: Sequence[Harmonics]) -> Tensor:
+        """Variance of the noise, voxel by voxel, when all volumes were added: (x, y, z)."""
+        assert self.squares is not None
+        left = self.squares - self.count * own[0].b0.square()
         for harmonics, form in zip(own, self.explained, strict=True):
             c = harmonics.weighted
             left -= (torch.tensordot(form.to(c), c, dims=1) * c).sum(0)

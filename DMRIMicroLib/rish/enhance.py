@@ -24,11 +24,11 @@ from ..physics.sh import rish
 from ..scan import Scan
 from ..sigma import REMOVED
 from ..version import __version__
-from .directions import quiet
+from .directions import LeftOver, quiet
 from .features import ORDER, Harmonics, shells_for
 from .noise import Field
 from .plan import HIGH, KEEP, Plan, plan
-from .rescale import Images, Scaled, Unexplained, alike, interpolated, rescale, steady
+from .rescale import Images, Scaled, alike, interpolated, rescale, steady
 from .result import Enhanced
 from .scale import LIMITS, TAU, scale_maps
 from .table import AUTO, Method, open_method
@@ -109,8 +109,8 @@ def enhance(
     Volumes are interpolated by cubic splines, b0 volumes too, and divided by the mean b0 then.
     Lambda cannot turn an order's peaks, it scales them; all shells have the same one of order 0.
     Nor does it take the noise floor out: order 0 of some voxels together stays (`Scan.lifted`).
-    Memory: the new scan in float32 once, twice with several
-    samples; and for directions 80 volumes of the scan's own grid a shell.
+    Memory: the new scan in float32 once, twice with several samples; and for directions 80 volumes
+    of the scan's own grid a shell.
     """
     if samples < 1:
         raise InputError(f"there are {samples} samples", "Ask for one at least.")
@@ -121,18 +121,21 @@ def enhance(
     shells = shells_for(scan.acquisition, opened.setting, ORDER)
     scan = brain_mask(scan)
     grids, ask = plan(scan, opened, resolution), _asking(progress, cancelled)
-    images, own, left = interpolated(scan, shells, ORDER, grids.out, device, _part(ask, 0, READ))
-    ways, notes = None, [*grids.notes]
+    noise, notes = None, [*grids.notes]
     if directions == QUIET and opened.features is not None:
-        if left[0].told:
-            found = _ways(own, left, scan, grids, images, _part(ask, READ, TURNED - READ))
-            ways = dict(zip((shell.b for shell in shells), found, strict=True))
-        else:
+        noise = LeftOver(scan.acquisition, shells, ORDER)
+        if not noise.told:
+            noise = None
             notes.append(
                 "gradients are too few or too alike to tell noise: directions of harmonics stay as "
                 "they are in the scan"
             )
-    del left
+    reading = _part(ask, 0, READ)
+    images, own = interpolated(scan, shells, ORDER, grids.out, device, reading, noise)
+    ways = None
+    if noise is not None:
+        found = _ways(own, noise, scan, grids, images, _part(ask, READ, TURNED - READ))
+        ways = dict(zip((shell.b for shell in shells), found, strict=True))
     before = [rish(images.coefficients(shell, ORDER).T, ORDER).T for shell in shells]
     draws = range(samples) if samples > 1 and opened.random else [None]
     tile = tile or (LARGE if opened.everywhere else tile_of(opened.setting.patch))
@@ -161,7 +164,7 @@ def enhance(
 
 def _ways(
     own: list[Harmonics],
-    left: Unexplained,
+    noise: LeftOver,
     scan: Scan,
     grids: Plan,
     images: Images,
@@ -169,11 +172,8 @@ def _ways(
 ) -> list[Tensor]:
     """Return harmonics of each shell with less noise, of the voxels with tissue: (c, n)."""
     assert scan.mask is not None
-    (noise, squares), device = left, own[0].b0.device
-    mask = torch.from_numpy(np.asarray(scan.mask)).to(device)
-    found = quiet(
-        own, noise, noise.variance(squares, own), mask, lambda share: tell(share, "Directions")
-    )
+    mask = torch.from_numpy(np.asarray(scan.mask)).to(own[0].b0.device)
+    found = quiet(own, noise, noise.variance(own), mask, lambda share: tell(share, "Directions"))
     inside = torch.from_numpy(images.inside)
     return [grids.out.bring(v).cpu()[:, inside] for v in found]
 

@@ -37,9 +37,6 @@ VOLUMES = 8
 
 Tell = Callable[[float, str], None]
 
-Unexplained = tuple[LeftOver, Tensor]
-"""What tells noise, and the sums of squares of which it does."""
-
 
 @dataclass(frozen=True, eq=False)
 class Images:
@@ -96,16 +93,17 @@ def interpolated(
     out: Place,
     device: torch.device,
     tell: Tell,
-) -> tuple[Images, list[Harmonics], Unexplained]:
+    noise: LeftOver | None = None,
+) -> tuple[Images, list[Harmonics]]:
     """Read a scan once: its volumes on the new grid, and harmonics of some shells on its own.
+
+    What tells noise, if there is such, gets all volumes.
 
     Returns
     -------
     Images
     list of Harmonics
         On `device`.
-    Unexplained
-        What they leave.
     """
     acq, count = scan.acquisition, len(scan.acquisition)
     signal = np.empty((count, *out.shape), np.float32)
@@ -117,13 +115,12 @@ def interpolated(
             acq, shell, order
         )
     linear = torch.zeros(len(matrix), *scan.shape, device=device)
-    noise = LeftOver(acq, shells, order)
-    squares = torch.zeros(len(noise.groups), *scan.shape, device=device)
     for part in chunks(count):
         volumes = np.nan_to_num(scan.volumes(np.arange(count)[part]), posinf=0.0, neginf=0.0)
         read = torch.from_numpy(np.ascontiguousarray(np.moveaxis(volumes, -1, 0))).to(device)
         linear += torch.tensordot(matrix[:, part].to(read), read, dims=1)
-        noise.add(squares, read, range(count)[part])
+        if noise is not None:
+            noise.add(read, part)
         signal[part] = out.bring(read).clamp(min=0).cpu().numpy()  # splines overshoot at edges
         tell(part.stop / count, "Interpolating")
     dark = dark_level(linear[0])
@@ -131,7 +128,7 @@ def interpolated(
     b0 = torch.from_numpy(signal[acq.is_b0].mean(0))
     inside = (out.mask & (b0 > dark)).numpy()
     images = Images(signal, acq, inside, b0[torch.from_numpy(inside)], edges_of(out.affine))
-    return images, own, (noise, squares)
+    return images, own
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +151,8 @@ def steady(scale: Tensor, energy: Tensor, images: Images, level: bool) -> Tensor
 
     Noise, ringing and how voxels mix tissue are matters of single voxels. What a scan shows of
     order 0 over some voxels together it shows well, and a network that says otherwise has not seen
-    such tissue: without this, lesions lost up to a sixth of their contrast. So lambda of order 0 is
-    divided by what it does to the mean amplitude about each voxel; and, for networks that know two
+    such tissue: lesions would lose contrast. So lambda of order 0 is divided by what it does to the
+    mean amplitude about each voxel; and, for networks that know two
     real scanners, multiplied by what it does to that of the brain.
 
     Parameters

@@ -125,9 +125,8 @@ def read_rish(kind: str, preset: str) -> RishRecipe:
     known = {field.name for field in fields(RishRecipe)}
     optional = ("method", "autoencoder", "denoiser", "detail", "crops", "spots")
     kept = {key: value for key, value in told.items() if key in known}
-    return RishRecipe(
-        **{**{table: {} for table in optional}, **kept, "kind": kind, "preset": preset}
-    )
+    empty = {table: {} for table in optional}
+    return RishRecipe(**{**empty, **kept, "kind": kind, "preset": preset})
 
 
 def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
