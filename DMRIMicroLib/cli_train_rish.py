@@ -202,10 +202,10 @@ def train_rish_linear(
         files, data = found_pairs(pairs or out / PAIRS, patch, count, seed, **source, progress=tell)
         looks = by_look(files)
         known, held_out = split(looks.get("whole", files))
-        edges = load_pair(known[0]).edges
+        first = load_pair(known[0])
         scale = learn_linear(load_pair(file) for file in known)
         told = {"pairs": len(known), "simulated": bids is None, "seed": seed}
-        setting = Setting(edges=edges, patch=patch, clean=bids is None)
+        setting = Setting(edges=first.edges, patch=patch, clean=bids is None, quiet=first.quiet)
         metrics = measured(Linear(scale, setting, {}).features, held_out, setting.units)
         card = save_linear(scale, setting, out, version, origin(data), metrics, **told)
     typer.echo(f"lambda of orders 0, 2, 4: {', '.join(f'{v:.3f}' for v in scale.tolist())}")

@@ -125,7 +125,7 @@ def test_a_pair_is_a_function_of_its_number(pair, tmp_path):
     read = load_pair(file)
     torch.testing.assert_close(read.high, pair.high, rtol=3e-3, atol=1e-6)
     assert torch.equal(read.fine_mask, pair.fine_mask)
-    assert (read.edges, read.b) == (pair.edges, 1200.0)
+    assert (read.edges, read.b, read.quiet) == (pair.edges, 1200.0, True)
     file.write_bytes(b"nonsense")
     with pytest.raises(InputError, match="no pair"):
         load_pair(file)
@@ -228,7 +228,9 @@ def test_own_scans_give_pairs_that_show_the_same_places(tmp_path):
     assert pair.edges == pytest.approx((1.5, 1.2), rel=1e-5)
     signal = torch.from_numpy(np.moveaxis(scan.signal, -1, 0).copy())
     truth = harmonics(signal, scan.acquisition).rish()[:, 1:9, 1:9, 1:9]
-    torch.testing.assert_close(pair.low[:2], truth[:2], rtol=0.01, atol=1e-3)
+    assert pair.quiet
+    torch.testing.assert_close(pair.low[0], truth[0], rtol=0.01, atol=1e-3)
+    torch.testing.assert_close(pair.low[1], truth[1], rtol=0.06, atol=1e-3)  # with less noise
     for order in (0, 1):
         both = torch.stack([pair.low[order, pair.mask], pair.high[order, pair.mask]]).sqrt()
         assert torch.corrcoef(both)[0, 1] > (0.99, 0.9)[order]

@@ -11,7 +11,8 @@ import DMRIMicroLib as dm
 from DMRIMicroLib.errors import InputError
 from DMRIMicroLib.physics.sh import rish
 from DMRIMicroLib.rish import directions, table
-from DMRIMicroLib.rish.directions import LeftOver, boxes, quiet, spiked, turned
+from DMRIMicroLib.rish.data import Look
+from DMRIMicroLib.rish.directions import LeftOver, boxes, calmed, quiet, spiked, turned
 from DMRIMicroLib.rish.features import harmonics
 from DMRIMicroLib.rish.units import Setting, Units
 
@@ -72,6 +73,31 @@ def test_a_scan_without_noise_stays():
     for was, now in zip(own, made, strict=True):
         error = (now - was.weighted)[:, mask].square().mean().sqrt()
         assert error < 1e-3 * was.weighted[:, mask].square().mean().sqrt()
+
+
+def test_what_networks_look_at_has_less_noise_but_order_0_as_it_is():
+    true, _, _, mask = read(scan_of(sigma=0.0))
+    own, noise, _, _ = read(scan_of())
+    for was, now, wanted in zip(own, calmed(own, noise, mask), true, strict=True):
+        assert torch.equal(now.weighted[0], was.weighted[0])
+        before, after = ((v.rish() - wanted.rish())[1:, mask].square().mean(1) for v in (was, now))
+        # noise of the b0 mean stays: it is the same in all orders
+        assert (after < torch.tensor([0.9, 0.5]) * before).all()
+
+
+def test_looks_of_pairs_are_those_of_enhanced_scans():
+    scan = scan_of(shells={1000.0: 45})
+    signal = torch.from_numpy(np.moveaxis(np.asarray(scan.signal), -1, 0).copy())
+    mask, acq = torch.from_numpy(scan.mask), scan.acquisition
+    own, noise, _, _ = read(scan)
+    for asked, wanted in ((False, own), (True, calmed(own, noise, mask))):
+        look = Look.of(signal, acq, mask, scan.affine, 1000.0, asked)
+        assert look.quiet == asked
+        torch.testing.assert_close(look.harmonics.weighted, wanted[0].weighted, rtol=0, atol=0.01)
+    b0, rest = np.flatnonzero(acq.is_b0), np.flatnonzero(~acq.is_b0)
+    few = np.r_[b0[:1], rest[::3]]  # one b0 and 15 directions tell no noise
+    made = [Look.of(signal[few], acq.subset(few), mask, scan.affine, 1e3, v) for v in (True, False)]
+    assert torch.equal(*(look.harmonics.weighted for look in made))
 
 
 def test_thin_masks_and_windows_that_hardly_differ_have_an_answer():
@@ -165,6 +191,44 @@ def test_fibres_point_nearer_to_where_they_point_without_noise(monkeypatch):
     assert angles(made.scan, truth) < 0.7 * angles(scan, truth)
     with pytest.raises(InputError, match="directions are 'other'"):
         dm.enhance(scan, "same", directions="other")
+
+
+@pytest.mark.parametrize("way", ["keep", "quiet"])
+def test_networks_of_pairs_with_less_noise_see_less_and_others_all(monkeypatch, way):
+    seen, truth, scan = {}, scan_of(sigma=0.0), scan_of()
+
+    def asked(scan, quiet):
+        def say(low, noise):
+            seen[scan.name, quiet] = low
+            return low
+
+        setting = Setting(shells=(700.0, 1200.0), quiet=quiet)
+        method = table.Method("asked", say, setting=setting)
+        monkeypatch.setitem(table.METHODS, "asked", lambda w, d: method)
+        return dm.enhance(scan, "asked", "keep", directions=way)
+
+    asked(replace(truth, name="truth"), False)
+    for quiet_pairs in (False, True):
+        asked(replace(scan, name="scan"), quiet_pairs)
+    own, less = ((seen["scan", v] - seen["truth", False]).square().mean((1, 2, 3)) for v in (0, 1))
+    assert less[0] == own[0]
+    assert (less[1:] < torch.tensor([0.9, 0.5]) * own[1:]).all()
+
+
+def test_a_network_that_changes_nothing_takes_noise_out_of_energies_too(monkeypatch):
+    """With `--directions keep`: what it saw had less noise, so what it says has."""
+    truth, scan = scan_of(sigma=0.0), scan_of()
+
+    def energies(scan):
+        signal = torch.from_numpy(np.moveaxis(np.asarray(scan.signal), -1, 0).copy())
+        return harmonics(signal, scan.acquisition).rish()[2, torch.from_numpy(truth.mask)]
+
+    same(monkeypatch)
+    before = energies(dm.enhance(scan, "same", "keep", directions="keep").scan)
+    same(monkeypatch, quiet=True)
+    after = energies(dm.enhance(scan, "same", "keep", directions="keep").scan)
+    wanted = energies(truth)
+    assert (after - wanted).square().mean() < 0.5 * (before - wanted).square().mean()
 
 
 def test_interpolation_turns_nothing():

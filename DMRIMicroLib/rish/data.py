@@ -22,9 +22,11 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from ..acquisition import Acquisition
 from ..errors import InputError
 from ..files import staged
-from .features import Harmonics
+from .directions import LeftOver, calmed
+from .features import ORDER, Harmonics, harmonics, shell_for
 from .grid import edges_of, resampled
 from .units import Units
 
@@ -59,6 +61,8 @@ class Pair:
         Of the voxels of both grids [mm].
     b : float
         Of the shell [s/mm2].
+    quiet : bool
+        Whether `low` is of harmonics with less noise (`Setting.quiet`).
     """
 
     low: Tensor
@@ -68,6 +72,7 @@ class Pair:
     fine_mask: Tensor
     edges: tuple[float, float]
     b: float = 1000.0
+    quiet: bool = False
 
     def to_network(self, units: Units) -> tuple[Tensor, Tensor, Tensor]:
         """Return low, high and fine in network units."""
@@ -79,7 +84,7 @@ def save_pair(pair: Pair, file: Path) -> None:
     """Write a pair, roots of energies in half precision; it appears whole or not at all."""
     tensors = {k: getattr(pair, k).sqrt().half() for k in ("low", "high", "fine")}
     tensors |= {"mask": pair.mask, "fine_mask": pair.fine_mask}
-    told = {"edges": json.dumps(pair.edges), "b": json.dumps(pair.b)}
+    told = {key: json.dumps(getattr(pair, key)) for key in ("edges", "b", "quiet")}
     with staged(file.parent) as stage:
         content = to_bytes({k: v.contiguous() for k, v in tensors.items()}, told)
         (stage / file.name).write_bytes(content)
@@ -93,9 +98,9 @@ def load_pair(file: Path) -> Pair:
                 opened.get_tensor(k).float().square() for k in ("low", "high", "fine")
             )
             masks = (opened.get_tensor(k) for k in ("mask", "fine_mask"))
-            told = {"b": "1000.0", **opened.metadata()}
-            edges, b = (json.loads(told[k]) for k in ("edges", "b"))
-            return Pair(low, high, fine, *masks, edges=tuple(edges), b=b)
+            told = {"b": "1000.0", "quiet": "false", **opened.metadata()}
+            edges, b, quiet = (json.loads(told[k]) for k in ("edges", "b", "quiet"))
+            return Pair(low, high, fine, *masks, edges=tuple(edges), b=b, quiet=quiet)
     except Exception as error:  # safetensors has an error of its own
         raise InputError(
             f"is no pair of patches ({error})", "Delete it; it is made again.", file=file
@@ -186,12 +191,44 @@ class Look:
     affine : (4, 4) float64 array
     b : float
         Of the shell [s/mm2].
+    quiet : bool
+        Whether the harmonics have less noise than the scan.
     """
 
     harmonics: Harmonics
     mask: Tensor
     affine: np.ndarray
     b: float = 1000.0
+    quiet: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        signal: Tensor,
+        acquisition: Acquisition,
+        mask: Tensor,
+        affine: np.ndarray,
+        b: float,
+        quiet: bool,
+    ) -> Look:
+        """Fit harmonics to a shell, with its noise or, if asked and if it can be told, with less.
+
+        Parameters
+        ----------
+        signal : (m, x, y, z) tensor
+        acquisition : Acquisition
+            Of the b0 volumes and the shell.
+        mask, affine, b
+            As above.
+        quiet : bool
+        """
+        made = harmonics(signal, acquisition, b, ORDER)
+        if quiet:
+            noise = LeftOver(acquisition, [shell_for(acquisition, b, ORDER)], ORDER)
+            if noise.told:
+                noise.add(signal, slice(None))
+                (made,) = calmed([made], noise, mask)
+        return cls(made, mask, affine, b, quiet)
 
     def on(self, affine: np.ndarray, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """Return features and brain on a grid: (3, x, y, z) and (x, y, z)."""
@@ -216,4 +253,5 @@ def paired(
     fine_mask = fine_mask & (resampled(mask[None].float(), grid[0], *fine)[0] >= 0.5)
     mask = mask & other
     edges = (edges_of(grid[0])[0], edges_of(fine[0])[0])
-    return Pair(low * mask, high * mask, best * fine_mask, mask, fine_mask, edges, first.b)
+    features = low * mask, high * mask, best * fine_mask
+    return Pair(*features, mask, fine_mask, edges, first.b, first.quiet)

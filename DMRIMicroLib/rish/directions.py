@@ -1,18 +1,20 @@
-"""Which way harmonics point, with less noise: local PCA of the coefficients of all shells.
+"""Harmonics with less noise: local PCA of the coefficients of all shells.
 
-Scale maps say how much there is of an order, and turn nothing. Coefficients of neighbours do: they
-have few independent patterns, and noise has many, whose variances end at an edge that is known (J.
-Veraart et al., "Denoising of diffusion MRI using random matrix theory", NeuroImage 142 (2016)
-394-406). Here PCA is of the b0 mean and of 15 coefficients a shell and not of all volumes, because
-methods here change nothing else: much less work; `benchmarks/rish_ldm.py` holds it against MP-PCA.
-And the noise is not guessed from the spectrum: what harmonics leave of a shell tells it. What is
-kept of a pattern is what M. Gavish, D. L. Donoho, IEEE Trans. Inf. Theory 63 (2017) 2137-2152, find
-best for squared errors.
+Networks look at the energies of such harmonics (`calmed`): of order 4 most is noise in the scan.
+And these say which way an order points: scale maps say how much there is of it, and turn nothing.
+Coefficients of neighbours have few independent patterns, and noise has many, whose variances end at
+an edge that is known (J. Veraart et al., "Denoising of diffusion MRI using random matrix theory",
+NeuroImage 142 (2016) 394-406). Here PCA is of the b0 mean and of 15 coefficients a shell and not of
+all volumes, because methods here change nothing else: much less work; `benchmarks/rish_ldm.py`
+holds it against MP-PCA. And the noise is not guessed from the spectrum: what harmonics leave of a
+shell tells it. What is kept of a pattern is what M. Gavish, D. L. Donoho, IEEE Trans. Inf. Theory
+63 (2017) 2137-2152, find best for squared errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -146,6 +148,24 @@ def quiet(
     del whitened
     shells = made[1:].split([len(c) for c in colours])
     return [torch.tensordot(c.to(v), v, dims=1) for c, v in zip(colours, shells, strict=True)]
+
+
+def calmed(
+    own: Sequence[Harmonics],
+    noise: LeftOver,
+    mask: Tensor,
+    tell: Callable[[float], None] = lambda share: None,
+) -> list[Harmonics]:
+    """Return harmonics of all shells with less noise (see `quiet`), but order 0 as it is.
+
+    Order 0 is a mean over all directions, with little noise; what the PCA takes for noise of it
+    are its finest details.
+    """
+    found = quiet(own, noise, noise.variance(own), mask, tell)
+    return [
+        replace(harmonics, weighted=torch.cat([harmonics.weighted[:1], less[1:]]))
+        for harmonics, less in zip(own, found, strict=True)
+    ]
 
 
 def turned(coefficients: Tensor, quieter: Tensor, order: int) -> Tensor:

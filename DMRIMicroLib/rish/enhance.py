@@ -1,8 +1,8 @@
 """From a scan to what a better scanner would have made of it.
 
-Features of each shell go through a method (`table.METHODS`), which says what they would be at 7 T;
-their ratio, lambda, scales the spherical harmonics of the shell. Which way those point, neighbours
-tell (`directions`).
+Features of each shell, with less noise (`directions`), go through a method (`table.METHODS`), which
+says what they would be at 7 T; lambda, their ratio to those of the scan, scales the spherical
+harmonics of the shell. Which way those point, neighbours tell (`directions`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..physics.sh import rish
 from ..scan import Scan
 from ..sigma import REMOVED
 from ..version import __version__
-from .directions import LeftOver, quiet
+from .directions import LeftOver, calmed
 from .features import ORDER, Harmonics, shells_for
 from .noise import Field
 from .plan import HIGH, KEEP, Plan, plan
@@ -37,9 +37,9 @@ from .tiles import LARGE, Corner, over_tiles, overlap_of, tile_of
 AROUND = 8
 """Empty voxels around the brain that a network is shown."""
 
-READ, TURNED, SAID = 0.3, 0.4, 0.8
-"""Share of the work that is done when the volumes lie on the new grid, when their directions are
-known, and when the method has said its features (about)."""
+READ, CALMED, SAID = 0.3, 0.4, 0.8
+"""Share of the work that is done when the volumes lie on the new grid, when noise is out of their
+harmonics, and when the method has said its features (about)."""
 
 QUIET = "quiet"
 """Directions of harmonics: those of neighbours, too; or `KEEP`, of the scan."""
@@ -122,30 +122,34 @@ def enhance(
     scan = brain_mask(scan)
     grids, ask = plan(scan, opened, resolution), _asking(progress, cancelled)
     noise, notes = None, [*grids.notes]
-    if directions == QUIET and opened.features is not None:
+    if opened.features is not None and (directions == QUIET or opened.setting.quiet):
         noise = LeftOver(scan.acquisition, shells, ORDER)
         if not noise.told:
             noise = None
             notes.append(
-                "gradients are too few or too alike to tell noise: directions of harmonics stay as "
-                "they are in the scan"
+                "gradients are too few or too alike to tell noise: harmonics stay as noisy as they "
+                "are in the scan"
             )
     reading = _part(ask, 0, READ)
     images, own = interpolated(scan, shells, ORDER, grids.out, device, reading, noise)
-    ways = None
+    seen, ways = own, None
     if noise is not None:
-        found = _ways(own, noise, scan, grids, images, _part(ask, READ, TURNED - READ))
-        ways = dict(zip((shell.b for shell in shells), found, strict=True))
+        less = _calmed(own, noise, scan, _part(ask, READ, CALMED - READ))
+        if directions == QUIET:
+            inside = torch.from_numpy(images.inside)
+            found = (grids.out.bring(v.weighted).cpu()[:, inside] for v in less)
+            ways = dict(zip((shell.b for shell in shells), found, strict=True))
+        seen = less if opened.setting.quiet else own
     before = [rish(images.coefficients(shell, ORDER).T, ORDER).T for shell in shells]
     draws = range(samples) if samples > 1 and opened.random else [None]
     tile = tile or (LARGE if opened.everywhere else tile_of(opened.setting.patch))
     overlap = overlap_of(tile) if overlap is None else overlap
     saying = _Saying(opened, grids, images.inside, (seed, tile, overlap))
     work = [(k, draw) for k in range(len(shells)) for draw in draws]
-    each, runs = (SAID - TURNED) / len(work), []
+    each, runs = (SAID - CALMED) / len(work), []
     for number, (k, draw) in enumerate(work):
-        tell = _part(ask, TURNED + each * number, each)
-        runs.append(saying.scale(own[k], before[k], draw, tell))
+        tell = _part(ask, CALMED + each * number, each)
+        runs.append(saying.scale(seen[k], own[k], before[k], draw, tell))
     made = torch.stack(runs).split(len(draws))
     if opened.features is not None and not opened.everywhere:
         # simulated pairs do not tell how two scanners differ in their level
@@ -162,20 +166,11 @@ def enhance(
     return _result(scan, grids, images, before[0], made[0], done, told)
 
 
-def _ways(
-    own: list[Harmonics],
-    noise: LeftOver,
-    scan: Scan,
-    grids: Plan,
-    images: Images,
-    tell: Progress,
-) -> list[Tensor]:
-    """Return harmonics of each shell with less noise, of the voxels with tissue: (c, n)."""
+def _calmed(own: list[Harmonics], noise: LeftOver, scan: Scan, tell: Progress) -> list[Harmonics]:
+    """Return harmonics of each shell with less noise."""
     assert scan.mask is not None
     mask = torch.from_numpy(np.asarray(scan.mask)).to(own[0].b0.device)
-    found = quiet(own, noise, noise.variance(own), mask, lambda share: tell(share, "Directions"))
-    inside = torch.from_numpy(images.inside)
-    return [grids.out.bring(v).cpu()[:, inside] for v in found]
+    return calmed(own, noise, mask, lambda share: tell(share, "Noise"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,22 +192,24 @@ class _Saying:
     inside: np.ndarray
     settings: tuple[int, int, int]
 
-    def scale(self, own: Harmonics, before: Tensor, draw: int | None, tell: Progress) -> Tensor:
+    def scale(
+        self, seen: Harmonics, own: Harmonics, before: Tensor, draw: int | None, tell: Progress
+    ) -> Tensor:
         """Return lambda of a shell on the new grid: (3, n).
 
-        Of its harmonics on the scan's grid, and its features on the new one, (3, n).
+        Of its harmonics on the scan's grid, those that the method looks at and those that are
+        scaled, and of the features of the latter on the new one, (3, n).
         """
         if self.method.features is None:
             return torch.ones_like(before)
         work, out, units = self.grids.work, self.grids.out, self.method.setting.units
-        here = self._here(own)
-        high = self._features(units.to_network(here), draw, tell)
+        high = self._features(units.to_network(self._here(seen)), draw, tell)
         if self.grids.sharpened:
             assert self.method.finer is not None
             fine = self.method.finer(high, work.over(out), out.shape)
             target = units.from_network(fine).cpu()[:, torch.from_numpy(self.inside)]
             return scale_maps(target, before)
-        maps = scale_maps(units.from_network(high), here)
+        maps = scale_maps(units.from_network(high), self._here(own))
         maps = torch.where(work.mask.to(maps.device), maps, 1.0)
         return work.to(out, maps).cpu()[:, torch.from_numpy(self.inside)]
 

@@ -17,7 +17,7 @@ from ..io.bids import ScanFiles, layout_of, sessions_of, subjects
 from ..masking import brain_mask, onto_grid
 from ..scan import Scan
 from .data import SUBJECT, SUFFIX, Look, Pair, load_pair, paired, pairs_in, remember, save_pair
-from .features import ORDER, harmonics, order_of
+from .features import ORDER, order_of
 from .grid import edges_of, regridded
 from .units import Setting
 
@@ -37,14 +37,14 @@ STOPPED = "Stopped; the pairs of the subjects that were done stay."
 
 
 def look_at(scan: Scan, setting: Setting | None = None) -> Look:
-    """Fit harmonics to the shell of a scan that networks look at."""
+    """Fit harmonics to the shell of a scan that networks look at, as `setting` says."""
     setting = setting or Setting()
     scan = brain_mask(scan)
     shell = scan.acquisition.shell(setting.b)
     volumes = np.sort(np.r_[np.flatnonzero(scan.acquisition.is_b0), shell.indices])
     signal = torch.from_numpy(np.nan_to_num(np.moveaxis(scan.volumes(volumes), -1, 0)))
-    made = harmonics(signal, scan.acquisition.subset(volumes), setting.b, ORDER)
-    return Look(made, torch.from_numpy(np.array(scan.mask)), scan.affine, setting.b)
+    mask, part = torch.from_numpy(np.array(scan.mask)), scan.acquisition.subset(volumes)
+    return Look.of(signal, part, mask, scan.affine, setting.b, setting.quiet)
 
 
 def patches(first: Look, second: Look, patch: int) -> Iterator[Pair]:
@@ -103,7 +103,8 @@ def from_bids(
     """
     setting = setting or Setting()
     both = both_of(source)
-    remember(folder, {"source": "own scans", "of": source.name, "patch": patch, "b": setting.b})
+    origin = {"of": source.name, "patch": patch, "b": setting.b, "quiet": True}
+    remember(folder, {"source": "own scans", **origin})
     for number, (label, files) in enumerate(both.items()):
         progress(number / len(both), f"sub-{label}")
         if cancelled():
@@ -162,7 +163,10 @@ def _make(
             )
     count = 0
     for b in shared(*(scan.acquisition for scan in scans), setting.b):
-        first, second = (look_at(scan, replace(setting, b=b)) for scan in scans)
+        first, second = (
+            look_at(scan, replace(setting, b=b, quiet=quiet))
+            for scan, quiet in zip(scans, (True, False), strict=True)
+        )
         for pair in patches(first, second, patch):
             if cancelled():
                 raise Cancelled(STOPPED)

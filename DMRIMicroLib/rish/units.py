@@ -74,6 +74,9 @@ class Setting:
         Voxels along an edge of what it saw of a pair at a time.
     clean : bool
         Whether high features were those of scans without noise.
+    quiet : bool
+        Whether low features beyond order 0 were those of harmonics with less noise
+        (`directions.calmed`).
     """
 
     units: Units = field(default_factory=Units)
@@ -82,6 +85,7 @@ class Setting:
     edges: tuple[float, float] = (1.25, 1.05)
     patch: int = PATCH
     clean: bool = False
+    quiet: bool = False
 
     @property
     def factor(self) -> float:
@@ -105,7 +109,8 @@ class Setting:
             patch, b = int(data.get("patch", PATCH)), float(data["b"])
             least, most = data.get("shells", (b, b))
             shells, edges = (float(least), float(most)), (float(low), float(high))
-            return cls(units, b, shells, edges, patch, bool(data.get("clean", False)))
+            clean, quiet = (bool(data.get(key, False)) for key in ("clean", "quiet"))
+            return cls(units, b, shells, edges, patch, clean, quiet)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"the card does not tell units, b and edges of its features ({error})",

@@ -101,6 +101,7 @@ def train_rish(
         edges=first.edges,
         patch=min(recipe.crop, first.low.shape[-1]),
         clean=recipe.data.startswith(SIMULATED),
+        quiet=first.quiet,
     )
     run = Run(recipe, folder, known, held_out, setting, progress, cancelled)
     name = next(name for name, kind in KINDS.items() if kind == recipe.kind)

@@ -28,7 +28,6 @@ from ..errors import Cancelled
 from ..files import staged
 from ..fitting.threads import one_thread_each
 from ..rish.data import SUBJECT, SUFFIX, Look, Pair, paired, remember, save_pair
-from ..rish.features import harmonics
 from ..rish.units import Setting
 from .pairs import PairConfig, draw_pair, machine
 from .patch import Batch
@@ -117,7 +116,8 @@ def draw_features(
     out = {}
     with one_thread_each():
         for look, (mine, theirs, b, noise) in _looks(config, other, generator).items():
-            seen = _look(one, mine, b, noise), _look(two, theirs, b, 0.0 if config.clean else 1.0)
+            left = 0.0 if config.clean else 1.0
+            seen = _look(one, mine, b, noise, True), _look(two, theirs, b, left, False)
             grids = ((v.affine, tuple(v.mask.shape)) for v in seen)
             out[look] = paired(*seen, *grids)  # type: ignore[arg-type]
     return out
@@ -269,6 +269,7 @@ def _origin(anatomies: Sequence[str], config: FeatureConfig) -> dict[str, object
         "patch": config.patch,
         "b": config.setting.b,
         "clean": config.clean,
+        "quiet": True,
         "ill": config.ill,
         "shells": config.shells,
         "scans": [acq.describe() for _, acq in (config.pairs.first, config.pairs.second)],
@@ -299,9 +300,9 @@ def _make(folder: Path, seed: int, number: int, config: FeatureConfig) -> None:
         (stage / SUBJECT.format(name)).write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
-def _look(batch: Batch, volumes: Volumes, b: float, noise: float) -> Look:
+def _look(batch: Batch, volumes: Volumes, b: float, noise: float, quiet: bool) -> Look:
     """Fit harmonics to what a scanner saw of one subject, with that share of its noise."""
     seen, clean = (v[0][torch.from_numpy(volumes)] for v in (batch.signal, batch.clean))
     signal = seen if noise == 1 else clean + noise * (seen - clean)
-    made = harmonics(signal, batch.acquisition.subset(volumes), b)
-    return Look(made, batch.mask[0], batch.affine[0].numpy(), b)
+    part, affine = batch.acquisition.subset(volumes), batch.affine[0].numpy()
+    return Look.of(signal, part, batch.mask[0], affine, b, quiet)
