@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from _common import clock
-from _rish_pairs import PLAIN, SHELL, SHELLS, Asked, Seen, lesioned, pair
+from _rish_pairs import PLAIN, SHELL, SHELLS, Asked, Seen, lesioned, pair, slab
 from scipy import ndimage
 
 MEASURED, CLEAN = "7 T as measured", "7 T free of noise"
@@ -153,6 +153,20 @@ def table(asked: Asked, number: int) -> dict:
     import DMRIMicroLib as dm
 
     seen = pair(asked, number)
+    out = compared(asked, seen)
+    own = dm.enhance(seen.low, PLAIN, "keep").scan
+    before, after = (np.asarray(s.signal)[np.asarray(seen.low.mask)] for s in (seen.low, own))
+    return out | {"identity": float(np.abs(after - before).max() / before.max())}
+
+
+def sections(asked: Asked, number: int) -> dict:
+    """Score a slab of a whole head in the same way: most of it is air."""
+    seen = slab(asked, number)
+    return compared(asked, seen) | {"share of brain": float(seen.mask.mean())}
+
+
+def compared(asked: Asked, seen: Seen) -> dict:
+    """Scores of a pair by way and method, against both truths, and seconds."""
     truths = {MEASURED: images(seen.high.with_mask(seen.mask))}
     out: dict = {SHARPENED: {}, WITHOUT: {}}
     if seen.clean is not None:
@@ -168,9 +182,7 @@ def table(asked: Asked, number: int) -> dict:
             said, row = images(made), out[way].setdefault(name, {})
             row |= {key: score(said, truth, seen.mask) for key, truth in truths.items()}
             row["time [s]"] = {"wall": wall, "CPU": cpu}
-    own = dm.enhance(seen.low, PLAIN, "keep").scan
-    before, after = (np.asarray(s.signal)[np.asarray(seen.low.mask)] for s in (seen.low, own))
-    return out | {"identity": float(np.abs(after - before).max() / before.max())}
+    return out
 
 
 def score(said: dict, truth: dict, mask: np.ndarray) -> dict:
@@ -279,11 +291,13 @@ def inversion(asked: Asked, number: int) -> dict:
     from DMRIMicroLib.rish.own import look_at
     from DMRIMicroLib.rish.units import Setting
 
-    look, out = look_at(pair(asked, number).low), {}
+    low, out = pair(asked, number).low, {}
     for name, file in diffusions(asked).items():
         found = load_method("ldm", file)
+        setting = Setting.read(found.data)
+        look = look_at(low, setting)
         rish = look.harmonics.rish() * look.mask
-        seen = filled(Setting.read(found.data).units.to_network(rish)[None], EDGE_CELL)
+        seen = filled(setting.units.to_network(rish)[None], EDGE_CELL)
         network = found.network
         encoded, units = network.low.encode(seen), network.denoiser.to_units
         before = units(encoded)
@@ -336,6 +350,7 @@ def plain(weights: str, folder: str) -> str:
 
 PARTS: dict[str, Callable[[Asked, int], dict]] = {
     "table": table,
+    "sections": sections,
     "directions": directions,
     "downstream": downstream,
     "lesion": lesion,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,10 @@ REACH = 16.0
 
 VOLUME, TRIES = 1000.0, 40
 """Least volume of a lesion [mm3], and subjects drawn at most."""
+
+SLAB, HEIGHT = (145, 174, 16), 30.0
+"""3 T voxels of a slab, in the plane the HCP's field of view, and how far from the middle of the
+brain it may lie [mm]."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +106,19 @@ def pair(asked: Asked, number: int, largest: float = SHELL) -> Seen:
     """Draw a pair that no training saw, or take the one that was kept, or a subject's scans."""
     if asked.scans:
         return real(asked.scans, number, largest)
-    if not asked.keep:
-        return seen_by(*drawn(asked, number, largest))
     told = f"{asked.anatomies}-{asked.seed}-{asked.patch}-{largest:.0f}-{number}"
+    return kept(asked, told, lambda: seen_by(*drawn(asked, number, largest)))
+
+
+def kept(asked: Asked, told: str, draw: Callable[[], Seen]) -> Seen:
+    """Take the pair of that name that was kept, or draw it."""
+    if not asked.keep:
+        return draw()
     file = Path(asked.keep) / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.pickle"
     if not file.exists():
-        both = drawn(asked, number, largest)
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
-        part.write_bytes(pickle.dumps(seen_by(*both), protocol=5))
+        part.write_bytes(pickle.dumps(draw(), protocol=5))
         part.replace(file)
     return pickle.loads(file.read_bytes())
 
@@ -137,6 +146,49 @@ def drawn(asked: Asked, number: int, largest: float) -> tuple:
     config = PairConfig(patch=(asked.patch,) * 3, first=first, second=second)
     generator = generator_for(asked.seed + TEST, f"RISH pair {number}")
     return draw_pair(heads(asked.anatomies), generator, config, torch.device("cpu"))
+
+
+def slab(asked: Asked, number: int) -> Seen:
+    """Draw what both scanners see of a slab of a head, with the air around it."""
+    told = f"slab-{SLAB}-{asked.anatomies}-{asked.seed}-{number}"
+    return kept(asked, told, lambda: _slab(asked, number))
+
+
+def _slab(asked: Asked, number: int) -> Seen:
+    import torch
+
+    from DMRIMicroLib.brain.phantom import draw_subject
+    from DMRIMicroLib.brain.simulate import generator_for
+    from DMRIMicroLib.rish.data import TEST
+    from DMRIMicroLib.training import patch as patches
+    from DMRIMicroLib.training.pairs import PairConfig
+
+    first, second = machines(SHELL)
+    config = PairConfig(patch=SLAB, first=first, second=second)
+    generator = generator_for(asked.seed + TEST, f"RISH slab {number}")
+    anatomy = patches.chosen(heads(asked.anatomies), generator)
+    subject = draw_subject(generator, config.subject)
+    world = anatomy.affine.double().cpu()
+    brain = patches.brain_of(anatomy)[1].double() @ world[:3, :3].T + world[:3, 3]
+    centre = (brain.amin(0) + brain.amax(0)) / 2
+    centre[2] += HEIGHT * (2 * float(torch.rand(1, generator=generator)) - 1)
+    return seen_by(*seen_about(centre, anatomy, subject, config, generator)[0])
+
+
+def seen_about(centre, anatomy, subject, config, generator) -> tuple:
+    """Show both scanners a place; both batches, and the second's volume and frame."""
+    import torch
+
+    from DMRIMicroLib.training import patch as patches
+
+    batches = []
+    machines = config.first, config.second
+    for (scanner, acq), size in zip(machines, config.patches(), strict=True):
+        frame = patches.Frame(size, config.margin, config.finer, centre)
+        volume = patches.rendered(anatomy, subject, frame, scanner, torch.device("cpu"))
+        row = patches.look(volume, frame, acq, scanner, generator)
+        batches.append(patches.batched([row], acq, scanner))
+    return batches, volume, frame
 
 
 def seen_by(low, high, ill: np.ndarray | None = None) -> Seen:
@@ -168,8 +220,6 @@ def lesioned(asked: Asked, number: int, kind: str) -> Seen:
 
 
 def _lesioned(asked: Asked, number: int, kind: str, host: str) -> Seen:
-    import torch
-
     from DMRIMicroLib.brain.phantom import draw_subject
     from DMRIMicroLib.brain.simulate import generator_for
     from DMRIMicroLib.rish.data import TEST
@@ -185,12 +235,7 @@ def _lesioned(asked: Asked, number: int, kind: str, host: str) -> Seen:
         centre = middle(anatomy, subject)
         if centre is None:
             continue
-        batches = []
-        for (scanner, acq), size in zip((first, second), config.patches(), strict=True):
-            frame = patches.Frame(size, config.margin, config.finer, centre)
-            volume = patches.rendered(anatomy, subject, frame, scanner, torch.device("cpu"))
-            row = patches.look(volume, frame, acq, scanner, generator)
-            batches.append(patches.batched([row], acq, scanner))
+        batches, volume, frame = seen_about(centre, anatomy, subject, config, generator)
         return seen_by(*batches, ill_share(volume, frame, second[0]))
     raise RuntimeError(f"no {kind} of {TRIES} is large enough")
 

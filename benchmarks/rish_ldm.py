@@ -14,6 +14,8 @@ sri24-* ones (`--anatomies`), and their seed is that of no training (`rish.data.
   air is 0. Voxels are the same for all methods and both ways: those that both scans show as brain.
   Beside it how near the 7 T scan free of noise comes to the one as measured. Seconds of a pair; and
   what "interpolate" changes of a scan whose grid is kept (identity).
+- sections: the same of slabs, the whole field of view in the plane: with the air around the head,
+  as whole images have it.
 - directions: change of the principal direction on the scan's own grid, where FA is above 0.3: of
   scale maps alone ("directions kept"), and with the noise taken out of directions, too.
 - downstream: errors of FA, V1 (where FA is above 0.3), NDI and ODI against the 7 T scan free of
@@ -32,7 +34,7 @@ HCP's layout with T1w/Diffusion and T1w/Diffusion_7T; of the last `--pairs` subj
 --bids FOLDER` holds out up to a tenth of all, and for the part "table" alone, which then is the
 paper's Table 1.
 
-`--pairs`, `--downstream`, `--lesions` and `--sampling` tell how many pairs each part
+`--pairs`, `--sections`, `--downstream`, `--lesions` and `--sampling` tell how many pairs each part
 has, `--patch` their voxels, `--voxels` to how many of a pair NODDI is fitted, `--seed` is that of
 the trainings, `--workers` the number of processes of one thread, `--name` that of the file. Every
 pair is written when it is done; the same command takes up what was stopped. A method that is new,
@@ -139,6 +141,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("weights", nargs="*", help="NAME=FILE")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--pairs", type=int, default=17)
+    parser.add_argument("--sections", type=int, default=4)
     parser.add_argument("--downstream", type=int, default=4)
     parser.add_argument("--lesions", type=int, default=10)
     parser.add_argument("--sampling", type=int, default=3, help="pairs of the last two parts")
@@ -166,7 +169,7 @@ def main(arguments: list[str]) -> None:
     if given.scans and parts != ["table"]:
         parser.error("real scans have the part table alone: --parts table")
     counts = {"table": given.pairs, "directions": given.pairs}
-    counts |= {"downstream": given.downstream, "lesion": given.lesions}
+    counts |= {"sections": given.sections, "downstream": given.downstream, "lesion": given.lesions}
     counts |= {"inversion": given.sampling, "steps": given.sampling}
     chosen = {part: counts[part] for part in parts}
     measure(opened(given.name, asked), asked, chosen, given.workers)
