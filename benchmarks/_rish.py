@@ -348,6 +348,18 @@ def plain(weights: str, folder: str) -> str:
     return str(save(kept, card, Path(folder), stem=stem).with_suffix(".safetensors"))
 
 
+def calm(folder: str) -> str:
+    """Write three numbers that change nothing of harmonics with less noise: the simple baseline."""
+    import torch
+
+    from DMRIMicroLib.rish.linear import save_linear
+    from DMRIMicroLib.rish.units import Setting
+
+    setting = Setting(shells=(700.0, 3000.0), quiet=True)
+    card = save_linear(torch.ones(3), setting, Path(folder), source="nothing")
+    return str(card.with_suffix(".safetensors"))
+
+
 PARTS: dict[str, Callable[[Asked, int], dict]] = {
     "table": table,
     "sections": sections,

@@ -2,11 +2,12 @@
 
 `python3 run.py bench rish_ldm NAME=WEIGHTS ...` writes benchmarks/results/rish_ldm.json; names are
 free, e.g. ldm=run/rish-ldm-1.0.0.safetensors, "ldm, 7 T from scratch"=..., cnn=... Interpolation is
-always among them. Each pair is one piece of one head in the Human Connectome Project's two
-scanners; each method is asked through `DMRIMicroLib.enhance`. Heads are those that trainings do
-not have: weights that come with the library learned from the icbm-* heads, pairs here are of the
-sri24-* ones (`--anatomies`), and their seed is that of no training (`rish.data.TEST`). Parts
-(`--parts`):
+always among them, of the scan and of its harmonics after the local PCA that networks look at
+("local PCA", `rish.directions`: nothing is learned). Each pair is one piece of one head in the
+Human Connectome Project's two scanners; each method is asked through `DMRIMicroLib.enhance`. Heads
+are those that trainings do not have: weights that come with the library learned from the icbm-*
+heads, pairs here are of the sri24-* ones (`--anatomies`), and their seed is that of no training
+(`rish.data.TEST`). Parts (`--parts`):
 
 - table: NMSE and SSIM (3-D) of the RISH features of orders 0, 2, 4 and of FA against the 7 T scan,
   free of noise and as measured, on its grid; with super-resolution, and without: enhanced on the
@@ -58,10 +59,11 @@ from pathlib import Path
 
 import numpy as np
 from _common import Results, rounded
-from _rish import PARTS, plain
+from _rish import PARTS, calm, plain
 from _rish_pairs import PLAIN, Asked
 
 HEADS = "sri24-afni,sri24-dsistudio,sri24-niivue,sri24-tractseg"
+CALM = "local PCA"
 RAW, ASKED, WEIGHTS, DONE = "pairs", "asked", "weights", "done"
 
 
@@ -163,6 +165,7 @@ def main(arguments: list[str]) -> None:
     without = tempfile.TemporaryDirectory()
     for name in filter(None, given.plain.split(";")):
         weights[f"{name}, plain"] = plain(weights[name], without.name)
+    weights[CALM] = calm(without.name)
     weights = tuple(weights.items())
     asked = Asked(weights, given.anatomies, given.seed, given.patch, given.voxels, given.keep)
     asked = replace(asked, both=tuple(filter(None, given.both.split(";"))), scans=given.scans)

@@ -132,14 +132,15 @@ def enhance(
             )
     reading = _part(ask, 0, READ)
     images, own = interpolated(scan, shells, ORDER, grids.out, device, reading, noise)
-    seen, ways = own, None
+    seen, ways, calm = own, None, None
     if noise is not None:
         less = _calmed(own, noise, scan, _part(ask, READ, CALMED - READ))
+        inside = torch.from_numpy(images.inside)
+        found = [grids.out.bring(v.weighted).cpu()[:, inside] for v in less]
         if directions == QUIET:
-            inside = torch.from_numpy(images.inside)
-            found = (grids.out.bring(v.weighted).cpu()[:, inside] for v in less)
             ways = dict(zip((shell.b for shell in shells), found, strict=True))
-        seen = less if opened.setting.quiet else own
+        if opened.setting.quiet:
+            seen, calm = less, [rish((v / images.b0).T, ORDER).T for v in found]
     before = [rish(images.coefficients(shell, ORDER).T, ORDER).T for shell in shells]
     draws = range(samples) if samples > 1 and opened.random else [None]
     tile = tile or (LARGE if opened.everywhere else tile_of(opened.setting.patch))
@@ -149,7 +150,7 @@ def enhance(
     each, runs = (SAID - CALMED) / len(work), []
     for number, (k, draw) in enumerate(work):
         tell = _part(ask, CALMED + each * number, each)
-        runs.append(saying.scale(seen[k], own[k], before[k], draw, tell))
+        runs.append(saying.scale(seen[k], calm and calm[k], before[k], draw, tell))
     made = torch.stack(runs).split(len(draws))
     if opened.features is not None and not opened.everywhere:
         # simulated pairs do not tell how two scanners differ in their level
@@ -193,25 +194,32 @@ class _Saying:
     settings: tuple[int, int, int]
 
     def scale(
-        self, seen: Harmonics, own: Harmonics, before: Tensor, draw: int | None, tell: Progress
+        self,
+        seen: Harmonics,
+        calm: Tensor | None,
+        before: Tensor,
+        draw: int | None,
+        tell: Progress,
     ) -> Tensor:
         """Return lambda of a shell on the new grid: (3, n).
 
-        Of its harmonics on the scan's grid, those that the method looks at and those that are
-        scaled, and of the features of the latter on the new one, (3, n).
+        Of the harmonics on the scan's grid that the method looks at, their features on the new one
+        if they have less noise than the scan's, (3, n), and those of the scan.
         """
         if self.method.features is None:
             return torch.ones_like(before)
         work, out, units = self.grids.work, self.grids.out, self.method.setting.units
-        high = self._features(units.to_network(self._here(seen)), draw, tell)
+        here = self._here(seen)
+        high = self._features(units.to_network(here), draw, tell)
         if self.grids.sharpened:
             assert self.method.finer is not None
             fine = self.method.finer(high, work.over(out), out.shape)
             target = units.from_network(fine).cpu()[:, torch.from_numpy(self.inside)]
             return scale_maps(target, before)
-        maps = scale_maps(units.from_network(high), self._here(own))
+        maps = scale_maps(units.from_network(high), here)
         maps = torch.where(work.mask.to(maps.device), maps, 1.0)
-        return work.to(out, maps).cpu()[:, torch.from_numpy(self.inside)]
+        maps = work.to(out, maps).cpu()[:, torch.from_numpy(self.inside)]
+        return maps if calm is None else scale_maps(maps.square() * calm, before)
 
     def _here(self, own: Harmonics) -> Tensor:
         """Features of a shell on the working grid, none outside the brain: (3, x, y, z)."""
