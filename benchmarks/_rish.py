@@ -153,20 +153,6 @@ def table(asked: Asked, number: int) -> dict:
     import DMRIMicroLib as dm
 
     seen = pair(asked, number)
-    out = compared(asked, seen)
-    own = dm.enhance(seen.low, PLAIN, "keep").scan
-    before, after = (np.asarray(s.signal)[np.asarray(seen.low.mask)] for s in (seen.low, own))
-    return out | {"identity": float(np.abs(after - before).max() / before.max())}
-
-
-def sections(asked: Asked, number: int) -> dict:
-    """Score a slab of a whole head in the same way: most of it is air."""
-    seen = slab(asked, number)
-    return compared(asked, seen) | {"share of brain": float(seen.mask.mean())}
-
-
-def compared(asked: Asked, seen: Seen) -> dict:
-    """Scores of a pair by way and method, against both truths, and seconds."""
     truths = {MEASURED: images(seen.high.with_mask(seen.mask))}
     out: dict = {SHARPENED: {}, WITHOUT: {}}
     if seen.clean is not None:
@@ -182,6 +168,20 @@ def compared(asked: Asked, seen: Seen) -> dict:
             said, row = images(made), out[way].setdefault(name, {})
             row |= {key: score(said, truth, seen.mask) for key, truth in truths.items()}
             row["time [s]"] = {"wall": wall, "CPU": cpu}
+    own = dm.enhance(seen.low, PLAIN, "keep").scan
+    before, after = (np.asarray(s.signal)[np.asarray(seen.low.mask)] for s in (seen.low, own))
+    return out | {"identity": float(np.abs(after - before).max() / before.max())}
+
+
+def head(asked: Asked, number: int) -> dict:
+    """SSIM of a slab of a whole head, air included: their mean is that of the whole image."""
+    seen = slab(asked, number)
+    out: dict = {"share of brain": float(seen.mask.mean()), SHARPENED: {}}
+    truth = images(seen.clean.with_mask(seen.mask)) if seen.mask.any() else None
+    for name, weights in asked.methods.items():
+        said = None if truth is None else images(enhanced(seen, weights))
+        alike = {m: ssim(said[m], truth[m], seen.mask, air=True) if said else 1.0 for m in METRICS}
+        out[SHARPENED][name] = {CLEAN: {m: {"SSIM, with air": v} for m, v in alike.items()}}
     return out
 
 
@@ -362,7 +362,7 @@ def calm(folder: str) -> str:
 
 PARTS: dict[str, Callable[[Asked, int], dict]] = {
     "table": table,
-    "sections": sections,
+    "head": head,
     "directions": directions,
     "downstream": downstream,
     "lesion": lesion,

@@ -23,9 +23,8 @@ REACH = 16.0
 VOLUME, TRIES = 1000.0, 40
 """Least volume of a lesion [mm3], and subjects drawn at most."""
 
-SLAB, HEIGHT = (145, 174, 16), 30.0
-"""3 T voxels of a slab, in the plane the HCP's field of view, and how far from the middle of the
-brain it may lie [mm]."""
+SLAB, SLABS = (145, 174, 16), 9
+"""3 T voxels of a slab of the HCP's field of view, and how many are a whole head."""
 
 
 @dataclass(frozen=True)
@@ -149,14 +148,12 @@ def drawn(asked: Asked, number: int, largest: float) -> tuple:
 
 
 def slab(asked: Asked, number: int) -> Seen:
-    """Draw what both scanners see of a slab of a head, with the air around it."""
+    """Draw what both scanners see of a slab of a head, from its feet up; then of the next head."""
     told = f"slab-{SLAB}-{asked.anatomies}-{asked.seed}-{number}"
     return kept(asked, told, lambda: _slab(asked, number))
 
 
 def _slab(asked: Asked, number: int) -> Seen:
-    import torch
-
     from DMRIMicroLib.brain.phantom import draw_subject
     from DMRIMicroLib.brain.simulate import generator_for
     from DMRIMicroLib.rish.data import TEST
@@ -165,14 +162,15 @@ def _slab(asked: Asked, number: int) -> Seen:
 
     first, second = machines(SHELL)
     config = PairConfig(patch=SLAB, first=first, second=second)
-    generator = generator_for(asked.seed + TEST, f"RISH slab {number}")
+    generator = generator_for(asked.seed + TEST, f"RISH head {number // SLABS}")
     anatomy = patches.chosen(heads(asked.anatomies), generator)
     subject = draw_subject(generator, config.subject)
     world = anatomy.affine.double().cpu()
     brain = patches.brain_of(anatomy)[1].double() @ world[:3, :3].T + world[:3, 3]
     centre = (brain.amin(0) + brain.amax(0)) / 2
-    centre[2] += HEIGHT * (2 * float(torch.rand(1, generator=generator)) - 1)
-    return seen_by(*seen_about(centre, anatomy, subject, config, generator)[0])
+    centre[2] += (number % SLABS - (SLABS - 1) / 2) * patches.extent(SLAB, first[0])[2]
+    noise = generator_for(asked.seed + TEST, f"RISH slab {number}")
+    return seen_by(*seen_about(centre, anatomy, subject, config, noise)[0])
 
 
 def seen_about(centre, anatomy, subject, config, generator) -> tuple:

@@ -15,8 +15,8 @@ heads, pairs here are of the sri24-* ones (`--anatomies`), and their seed is tha
   air is 0. Voxels are the same for all methods and both ways: those that both scans show as brain.
   Beside it how near the 7 T scan free of noise comes to the one as measured. Seconds of a pair; and
   what "interpolate" changes of a scan whose grid is kept (identity).
-- sections: the same of slabs, the whole field of view in the plane: with the air around the head,
-  as whole images have it.
+- head: SSIM of a whole field of view with the air around the head, as the paper's images have it:
+  mean over its nine slabs.
 - directions: change of the principal direction on the scan's own grid, where FA is above 0.3: of
   scale maps alone ("directions kept"), and with the noise taken out of directions, too.
 - downstream: errors of FA, V1 (where FA is above 0.3), NDI and ODI against the 7 T scan free of
@@ -35,7 +35,7 @@ HCP's layout with T1w/Diffusion and T1w/Diffusion_7T; of the last `--pairs` subj
 --bids FOLDER` holds out up to a tenth of all, and for the part "table" alone, which then is the
 paper's Table 1.
 
-`--pairs`, `--sections`, `--downstream`, `--lesions` and `--sampling` tell how many pairs each part
+`--pairs`, `--slabs`, `--downstream`, `--lesions` and `--sampling` tell how many pairs each part
 has, `--patch` their voxels, `--voxels` to how many of a pair NODDI is fitted, `--seed` is that of
 the trainings, `--workers` the number of processes of one thread, `--name` that of the file. Every
 pair is written when it is done; the same command takes up what was stopped. A method that is new,
@@ -60,7 +60,7 @@ from pathlib import Path
 import numpy as np
 from _common import Results, rounded
 from _rish import PARTS, calm, plain
-from _rish_pairs import PLAIN, Asked
+from _rish_pairs import PLAIN, SLABS, Asked
 
 HEADS = "sri24-afni,sri24-dsistudio,sri24-niivue,sri24-tractseg"
 CALM = "local PCA"
@@ -143,7 +143,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("weights", nargs="*", help="NAME=FILE")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--pairs", type=int, default=17)
-    parser.add_argument("--sections", type=int, default=4)
+    parser.add_argument("--slabs", type=int, default=SLABS, help="of heads of nine each")
     parser.add_argument("--downstream", type=int, default=4)
     parser.add_argument("--lesions", type=int, default=10)
     parser.add_argument("--sampling", type=int, default=3, help="pairs of the last two parts")
@@ -172,7 +172,7 @@ def main(arguments: list[str]) -> None:
     if given.scans and parts != ["table"]:
         parser.error("real scans have the part table alone: --parts table")
     counts = {"table": given.pairs, "directions": given.pairs}
-    counts |= {"sections": given.sections, "downstream": given.downstream, "lesion": given.lesions}
+    counts |= {"head": given.slabs, "downstream": given.downstream, "lesion": given.lesions}
     counts |= {"inversion": given.sampling, "steps": given.sampling}
     chosen = {part: counts[part] for part in parts}
     measure(opened(given.name, asked), asked, chosen, given.workers)
