@@ -226,7 +226,8 @@ def rescale(
             ways = turned(found, quieter[shell.b], own)
         known = min(scales, key=lambda b: abs(b - shell.b))
         if known != shell.b and bool((scales[known] != 1).any()):
-            notes.append(f"lambda of b = {known:.0f} was used for b = {shell.b:.0f}, too")
+            stay = "; its directions stay" if quieter else ""
+            notes.append(f"lambda of b = {known:.0f} was used for b = {shell.b:.0f}, too{stay}")
         for part in chunks(len(shell)):
             volumes = list(shell.indices[part])
             directions = torch.from_numpy(acq.bvecs[volumes]).float()
