@@ -140,6 +140,7 @@ def test_an_enhancement_that_fails_leaves_the_maps(source, tmp_path, monkeypatch
         (Options(("pigment",), pigment={"models": ["magic"]}), "no model 'magic'"),
         (Options(("enhance",), enhance={"method": "magic"}), "no method 'magic'"),
         (Options(("enhance",), enhance={"resolution": "fine"}), "resolution is 'fine'"),
+        (Options(("enhance",), enhance={"directions": "turn"}), "directions are .turn."),
         (Options(("magic",)), "Or: codebook, pigment, enhance"),
         (Options(("dti",), extra=("a.safetensors",)), "Add codebook"),
         (Options(("codebook",), extra=("none.safetensors",)), "none"),

@@ -111,12 +111,13 @@ def _run_pigment(scan: Scan, options: Options) -> MapSet:
 def _settle_enhance(options: Options) -> Options:
     import torch
 
-    from ..rish.enhance import QUIET
+    from ..rish.enhance import QUIET, check_directions
     from ..rish.plan import HIGH, KEEP
     from ..rish.table import AUTO, open_method
 
     own = {"method": AUTO, "resolution": HIGH, "directions": QUIET, "weights": None, "seed": 0}
     own |= options.enhance
+    check_directions(own["directions"])
     opened = open_method(own["method"], own["weights"], torch.device("cpu"))
     own["method"] = opened.name  # what "auto" means must not differ from machine to machine
     if own["resolution"] not in (KEEP, HIGH) and not _is_length(own["resolution"]):

@@ -114,8 +114,7 @@ def enhance(
     """
     if samples < 1:
         raise InputError(f"there are {samples} samples", "Ask for one at least.")
-    if directions not in (QUIET, KEEP):
-        raise InputError(f"directions are {directions!r}", f"Choose from: {QUIET}, {KEEP}.")
+    check_directions(directions)
     device = choose_device(device)
     opened = open_method(method, weights, device)
     shells = shells_for(scan.acquisition, opened.setting, ORDER)
@@ -165,6 +164,12 @@ def enhance(
     told |= {"samples": len(draws), "seed": seed, "b": list(scales), "tile": [tile, overlap]}
     told |= {"directions": QUIET if ways else KEEP}
     return _result(scan, grids, images, before[0], made[0], done, told)
+
+
+def check_directions(directions: str) -> None:
+    """Refuse what is to become of directions if there is no such way."""
+    if directions not in (QUIET, KEEP):
+        raise InputError(f"directions are {directions!r}", f"Choose from: {QUIET}, {KEEP}.")
 
 
 def _calmed(own: list[Harmonics], noise: LeftOver, scan: Scan, tell: Progress) -> list[Harmonics]:
