@@ -215,6 +215,22 @@ def test_networks_of_pairs_with_less_noise_see_less_and_others_all(monkeypatch, 
     assert (less[1:] < torch.tensor([0.9, 0.5]) * own[1:]).all()
 
 
+@pytest.mark.parametrize("resolution", ["keep", 0.9])
+def test_energies_without_noise_come_to_any_grid(monkeypatch, resolution):
+    truth, scan = scan_of(sigma=0.0), scan_of()
+
+    def order_4(name, scan, **more):
+        same(monkeypatch, **more)
+        made = dm.enhance(scan, name, resolution).scan
+        signal = torch.from_numpy(np.moveaxis(np.asarray(made.signal), -1, 0).copy())
+        return harmonics(signal, made.acquisition).rish()[2, torch.from_numpy(made.mask)]
+
+    wanted = order_4("interpolate", truth)
+    noisy, less = (order_4("same", scan, quiet=v) for v in (False, True))
+    errors = [float((v - wanted).square().mean()) for v in (noisy, less)]
+    assert errors[1] < 0.3 * errors[0]
+
+
 def test_a_network_that_changes_nothing_takes_noise_out_of_energies_too(monkeypatch):
     """With `--directions keep`: what it saw had less noise, so what it says has."""
     truth, scan = scan_of(sigma=0.0), scan_of()

@@ -1,5 +1,7 @@
 """RISH features of a shell, their units, scale maps, and grids about one middle."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -104,7 +106,10 @@ def test_units_are_undone_and_monotone():
 
 def test_a_setting_is_read_from_its_card():
     setting = Setting(Units((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)), 2000.0, (900.0, 2000.0), (1.5, 0.9))
-    assert Setting.read(setting.told()) == setting
+    for one in (setting, replace(setting, clean=True), replace(setting, quiet=True)):
+        assert Setting.read(one.told()) == one
+    before = {key: value for key, value in setting.told().items() if key not in ("clean", "quiet")}
+    assert Setting.read(before) == setting
     with pytest.raises(InputError, match="edges"):
         Setting.read({"units": setting.told()["units"], "b": 1000})
 

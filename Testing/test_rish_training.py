@@ -64,7 +64,8 @@ def files(tmp_path_factory):
         masks[0][0] = False
         file = folder / f"pair-0-{k:05d}-whole.safetensors"
         (folder / f"sub-0-{k:05d}.json").write_text("{}")  # all pairs of this head are there
-        save_pair(Pair(low, low * scale, fine * scale, *masks, edges=(1.25, 1.05)), file)
+        features = low, low * scale, fine * scale
+        save_pair(Pair(*features, *masks, edges=(1.25, 1.05), quiet=True), file)
         made.append(file)
     return made
 
@@ -171,7 +172,7 @@ def test_a_method_is_trained_and_loaded(kind, files, tmp_path):
     assert card_file.name == f"{kind}-1.2.0.json"
     assert card.kind == kind
     assert card.training["recipe"]["kind"] == kind
-    assert Setting.read(card.data) == Setting(patch=EDGE)
+    assert Setting.read(card.data) == Setting(patch=EDGE, quiet=True)
     (measured,) = (every["whole"] for every in card.metrics.values())
     assert all(len(row) == 3 for row in measured.values())
     assert told[-1] == 1

@@ -174,7 +174,7 @@ def table(asked: Asked, number: int) -> dict:
 
 
 def head(asked: Asked, number: int) -> dict:
-    """SSIM of a slab of a whole head, air included: their mean is that of the whole image."""
+    """SSIM of a slab of a whole head, air included; 1 where there is air alone."""
     seen = slab(asked, number)
     out: dict = {"share of brain": float(seen.mask.mean()), SHARPENED: {}}
     truth = images(seen.clean.with_mask(seen.mask)) if seen.mask.any() else None
@@ -348,7 +348,7 @@ def plain(weights: str, folder: str) -> str:
     return str(save(kept, card, Path(folder), stem=stem).with_suffix(".safetensors"))
 
 
-def calm(folder: str) -> str:
+def unlearned(folder: str) -> str:
     """Write three numbers that change nothing of harmonics with less noise: the simple baseline."""
     import torch
 

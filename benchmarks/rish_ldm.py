@@ -16,7 +16,7 @@ heads, pairs here are of the sri24-* ones (`--anatomies`), and their seed is tha
   Beside it how near the 7 T scan free of noise comes to the one as measured. Seconds of a pair; and
   what "interpolate" changes of a scan whose grid is kept (identity).
 - head: SSIM of a whole field of view with the air around the head, as the paper's images have it:
-  mean over its nine slabs.
+  mean over its nine slabs, each with its own range of values.
 - directions: change of the principal direction on the scan's own grid, where FA is above 0.3: of
   scale maps alone ("directions kept"), and with the noise taken out of directions, too.
 - downstream: errors of FA, V1 (where FA is above 0.3), NDI and ODI against the 7 T scan free of
@@ -40,10 +40,10 @@ has, `--patch` their voxels, `--voxels` to how many of a pair NODDI is fitted, `
 the trainings, `--workers` the number of processes of one thread, `--name` that of the file. Every
 pair is written when it is done; the same command takes up what was stopped. A method that is new,
 or has other weights, is added to the pairs that are there; other heads, seeds or sizes begin anew.
-`--keep FOLDER` keeps simulated pairs, some 60 MB each, for the next time; `--both NAMES` asks only
-these without super-resolution, too. `--plain NAMES` asks latent diffusion of these names also as
-the paper has it, without what gives back what its codes lose ("NAME, plain"); its
-super-resolution has learned with that. NAMES stand between semicolons.
+`--keep FOLDER` keeps simulated pairs, 160 MB each, and slabs, 600 MB each, for the next time;
+`--both NAMES` asks only these without super-resolution, too. `--plain NAMES` asks latent diffusion
+of these names also as the paper has it, without what gives back what its codes lose ("NAME,
+plain"); its super-resolution has learned with that. NAMES stand between semicolons.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ from pathlib import Path
 
 import numpy as np
 from _common import Results, rounded
-from _rish import PARTS, calm, plain
+from _rish import PARTS, plain, unlearned
 from _rish_pairs import PLAIN, SLABS, Asked
 
 HEADS = "sri24-afni,sri24-dsistudio,sri24-niivue,sri24-tractseg"
-CALM = "local PCA"
+UNLEARNED = "local PCA"
 RAW, ASKED, WEIGHTS, DONE = "pairs", "asked", "weights", "done"
 
 
@@ -165,7 +165,7 @@ def main(arguments: list[str]) -> None:
     without = tempfile.TemporaryDirectory()
     for name in filter(None, given.plain.split(";")):
         weights[f"{name}, plain"] = plain(weights[name], without.name)
-    weights[CALM] = calm(without.name)
+    weights[UNLEARNED] = unlearned(without.name)
     weights = tuple(weights.items())
     asked = Asked(weights, given.anatomies, given.seed, given.patch, given.voxels, given.keep)
     asked = replace(asked, both=tuple(filter(None, given.both.split(";"))), scans=given.scans)

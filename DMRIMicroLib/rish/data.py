@@ -163,7 +163,8 @@ def remember(folder: Path, origin: Mapping[str, Any]) -> None:
     else:  # made before folders told of it
         before = dict(told)
         for there in sorted(folder.glob(f"pair-*{SUFFIX}"))[:1]:
-            before["patch"] = load_pair(there).low.shape[-1]
+            first = load_pair(there)
+            before |= {"patch": first.low.shape[-1], "quiet": first.quiet}
     if names := [k for k in {**before, **told} if before.get(k) != told.get(k)]:
         both = (f"{k} is {_short(before.get(k))}, not {_short(told.get(k))}" for k in names)
         raise InputError(
@@ -192,7 +193,7 @@ class Look:
     b : float
         Of the shell [s/mm2].
     quiet : bool
-        Whether the harmonics have less noise than the scan.
+        Whether less noise than the scan's was asked for: where it cannot be told, harmonics stay.
     """
 
     harmonics: Harmonics

@@ -109,8 +109,8 @@ def enhance(
     Volumes are interpolated by cubic splines, b0 volumes too, and divided by the mean b0 then.
     Lambda cannot turn an order's peaks, it scales them; all shells have the same one of order 0.
     Nor does it take the noise floor out: order 0 of some voxels together stays (`Scan.lifted`).
-    Memory: the new scan in float32 once, twice with several samples; and for directions 80 volumes
-    of the scan's own grid a shell.
+    Memory: the new scan in float32 once, twice with several samples; and to take noise out 80
+    volumes of the scan's own grid a shell, and then 15 of the new one's tissue for directions.
     """
     if samples < 1:
         raise InputError(f"there are {samples} samples", "Ask for one at least.")
@@ -131,15 +131,18 @@ def enhance(
             )
     reading = _part(ask, 0, READ)
     images, own = interpolated(scan, shells, ORDER, grids.out, device, reading, noise)
-    seen, ways, calm = own, None, None
+    ways: dict[float, Tensor] = {}
+    less_noisy: list[Tensor | None] = [None] * len(shells)
     if noise is not None:
         less = _calmed(own, noise, scan, _part(ask, READ, CALMED - READ))
-        inside = torch.from_numpy(images.inside)
-        found = [grids.out.bring(v.weighted).cpu()[:, inside] for v in less]
-        if directions == QUIET:
-            ways = dict(zip((shell.b for shell in shells), found, strict=True))
-        if opened.setting.quiet:
-            seen, calm = less, [rish((v / images.b0).T, ORDER).T for v in found]
+        for k, shell in enumerate(shells):
+            found = grids.out.bring(less[k].weighted).cpu()[:, torch.from_numpy(images.inside)]
+            if directions == QUIET:
+                ways[shell.b] = found
+            if opened.setting.quiet:
+                less_noisy[k] = rish((found / images.b0).T, ORDER).T
+        own = less if opened.setting.quiet else own
+        del less
     before = [rish(images.coefficients(shell, ORDER).T, ORDER).T for shell in shells]
     draws = range(samples) if samples > 1 and opened.random else [None]
     tile = tile or (LARGE if opened.everywhere else tile_of(opened.setting.patch))
@@ -149,7 +152,7 @@ def enhance(
     each, runs = (SAID - CALMED) / len(work), []
     for number, (k, draw) in enumerate(work):
         tell = _part(ask, CALMED + each * number, each)
-        runs.append(saying.scale(seen[k], calm and calm[k], before[k], draw, tell))
+        runs.append(saying.scale(own[k], less_noisy[k], before[k], draw, tell))
     made = torch.stack(runs).split(len(draws))
     if opened.features is not None and not opened.everywhere:
         # simulated pairs do not tell how two scanners differ in their level
@@ -201,7 +204,7 @@ class _Saying:
     def scale(
         self,
         seen: Harmonics,
-        calm: Tensor | None,
+        less_noisy: Tensor | None,
         before: Tensor,
         draw: int | None,
         tell: Progress,
@@ -224,7 +227,9 @@ class _Saying:
         maps = scale_maps(units.from_network(high), here)
         maps = torch.where(work.mask.to(maps.device), maps, 1.0)
         maps = work.to(out, maps).cpu()[:, torch.from_numpy(self.inside)]
-        return maps if calm is None else scale_maps(maps.square() * calm, before)
+        if less_noisy is None:
+            return maps
+        return scale_maps(maps.square() * (less_noisy + TAU), before)
 
     def _here(self, own: Harmonics) -> Tensor:
         """Features of a shell on the working grid, none outside the brain: (3, x, y, z)."""

@@ -24,9 +24,9 @@ from .units import Setting, Units
 KIND = "rish-linear"
 
 ABOUT = (
-    "Three numbers that scale the orders 0, 2 and 4 of a 3 T scan at b = {b:.0f} s/mm2 to those of "
-    "a 7 T scan, alike in every voxel. A baseline for networks. Learned from {source}. For "
-    "research, not for diagnosis."
+    "Three numbers that scale the orders 0, 2 and 4 of a 3 T scan at b = {b:.0f} s/mm2{quiet} to "
+    "those of a 7 T scan, alike in every voxel. A baseline for networks. Learned from {source}. "
+    "For research, not for diagnosis."
 )
 
 
@@ -78,7 +78,8 @@ def save_linear(
     card.
     """
     told = {"software": f"DMRIMicro {__version__}", "learned from": source, **training}
-    about = ABOUT.format(b=setting.b, source=source)
+    quiet = ", after a local PCA," if setting.quiet else ""
+    about = ABOUT.format(b=setting.b, source=source, quiet=quiet)
     data = setting.told()
     card = Card(
         KIND, version, KIND, {}, about=about, data=data, training=told, metrics=metrics or {}

@@ -42,7 +42,8 @@ def look_at(scan: Scan, setting: Setting | None = None) -> Look:
     scan = brain_mask(scan)
     shell = scan.acquisition.shell(setting.b)
     volumes = np.sort(np.r_[np.flatnonzero(scan.acquisition.is_b0), shell.indices])
-    signal = torch.from_numpy(np.nan_to_num(np.moveaxis(scan.volumes(volumes), -1, 0)))
+    read = np.nan_to_num(scan.volumes(volumes), posinf=0.0, neginf=0.0)
+    signal = torch.from_numpy(np.ascontiguousarray(np.moveaxis(read, -1, 0)))
     mask, part = torch.from_numpy(np.array(scan.mask)), scan.acquisition.subset(volumes)
     return Look.of(signal, part, mask, scan.affine, setting.b, setting.quiet)
 
@@ -92,7 +93,8 @@ def from_bids(
     patch : int
         Voxels of the 3 T scan along each edge.
     setting : Setting, optional
-        Its shell is taken, and every other one that both scans have.
+        Its shell is taken, and every other one that both scans have; noise is taken out of the 3 T
+        scan's features (`Setting.quiet`) if left out.
     progress, cancelled
         As of `fitting.fit`; patches that are whole stay.
 
@@ -101,9 +103,9 @@ def from_bids(
     list of path
         Subject by subject, so that those held out (`split`) are of the last ones.
     """
-    setting = setting or Setting()
+    setting = setting or Setting(quiet=True)
     both = both_of(source)
-    origin = {"of": source.name, "patch": patch, "b": setting.b, "quiet": True}
+    origin = {"of": source.name, "patch": patch, "b": setting.b, "quiet": setting.quiet}
     remember(folder, {"source": "own scans", **origin})
     for number, (label, files) in enumerate(both.items()):
         progress(number / len(both), f"sub-{label}")
@@ -165,7 +167,7 @@ def _make(
     for b in shared(*(scan.acquisition for scan in scans), setting.b):
         first, second = (
             look_at(scan, replace(setting, b=b, quiet=quiet))
-            for scan, quiet in zip(scans, (True, False), strict=True)
+            for scan, quiet in zip(scans, (setting.quiet, False), strict=True)
         )
         for pair in patches(first, second, patch):
             if cancelled():

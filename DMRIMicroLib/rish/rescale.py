@@ -207,7 +207,7 @@ def rescale(
     tell : callable
         Gets the share that is done and a text.
     quieter : mapping of b-value to (c, n) tensor, optional
-        Harmonics of shells whose directions are to be taken (`directions.quiet`).
+        Harmonics of shells whose directions are to be taken (`directions.calmed`).
     """
     samples = len(next(iter(scales.values())))
     sd = np.zeros_like(images.signal) if samples > 1 else None

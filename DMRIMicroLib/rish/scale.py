@@ -15,7 +15,7 @@ from ..physics.sh import sh_basis, sh_degrees
 
 TAU = 1e-6
 """Keeps lambda finite where an order has no energy. That of fourth order is 1e-4 and more, mostly
-noise, where it is least, so that lambda is off by half a percent there, and nowhere else."""
+noise, where it is least in a scan: lambda is off by half a percent there, and nowhere else."""
 
 LIMITS = (0.05, 4.0)
 """Of lambda (chosen): larger ones come of the noise of orders that a tissue hardly has, and of such

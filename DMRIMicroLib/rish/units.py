@@ -30,7 +30,8 @@ class Units:
     ----------
     centre, spread : (float, float, float)
         By default for brain at b = 1000 s/mm2, relative to b = 0. Rounded, of simulated pairs:
-        roots of white matter and cortex are 1.5 to 1.9, 0.08 to 0.34 and, with noise, 0.05 to 0.14.
+        roots of white matter and cortex are 1.5 to 1.9, 0.08 to 0.34 and, with noise, 0.05 to 0.14;
+        those of order 4 without, 0.003 to 0.03, lie at the lower end.
     """
 
     centre: tuple[float, ...] = (1.5, 0.2, 0.07)

@@ -27,8 +27,7 @@ from ..rish.tiles import over_tiles, overlap_of, tile_of
 from ..rish.units import Setting
 from ..version import __version__
 from ..weights import Card, save
-from .recipe import begin as begin_run
-from .recipe import small, training_loop
+from .recipe import hold, small, training_loop
 from .rish_latent import TRANSLATED, train_latent
 from .rish_measure import nmse
 from .rish_pairs import by_look
@@ -93,9 +92,9 @@ def train_rish(
     """
     if recipe.every.get("accelerator") == "cuda" and not torch.cuda.is_available():
         raise InputError("there is no CUDA device", "Train with --preset cpu.")
-    begin_run(recipe, folder)  # type: ignore[arg-type]
     known, held_out = split(files)
     first = load_pair(known[0])
+    hold(recipe.told() | {"quiet": first.quiet}, folder, "settings: ")
     setting = Setting(
         shells=shells_in(files),
         edges=first.edges,

@@ -39,7 +39,7 @@ another b-value, maybe few, and maybe with less noise."""
 LEAST = 20
 """Directions that a shell of few has at least."""
 
-QUIET = 0.25
+LEAST_NOISE = 0.25
 """Least share of its noise that is left of a scan: one of larger voxels has less."""
 
 
@@ -65,7 +65,8 @@ class FeatureConfig:
         Range of the b-value of the second shell, where protocols have one [s/mm2]: it takes the
         place of theirs.
     setting : Setting
-        Its b-value is that of the first shell.
+        Its b-value is that of the first shell; and whether noise is taken out of the first scan's
+        features.
     pairs : PairConfig
         Scanners, margins and subjects; by default the two of the Human Connectome Project, 18 b0
         and twice 90 directions, and 15 b0 and twice 64.
@@ -75,7 +76,7 @@ class FeatureConfig:
     clean: bool = True
     ill: float = 0.5
     shells: tuple[float, float] = (700.0, 3000.0)
-    setting: Setting = field(default_factory=Setting)
+    setting: Setting = field(default_factory=lambda: Setting(quiet=True))
     pairs: PairConfig = field(
         default_factory=lambda: PairConfig(
             first=shell_machine("hcp3t", 2000.0), second=shell_machine("hcp7t", 2000.0)
@@ -116,8 +117,8 @@ def draw_features(
     out = {}
     with one_thread_each():
         for look, (mine, theirs, b, noise) in _looks(config, other, generator).items():
-            left = 0.0 if config.clean else 1.0
-            seen = _look(one, mine, b, noise, True), _look(two, theirs, b, left, False)
+            left, calm = 0.0 if config.clean else 1.0, config.setting.quiet
+            seen = _look(one, mine, b, noise, calm), _look(two, theirs, b, left, False)
             grids = ((v.affine, tuple(v.mask.shape)) for v in seen)
             out[look] = paired(*seen, *grids)  # type: ignore[arg-type]
     return out
@@ -163,7 +164,7 @@ def _looks(
 def _noise(generator: torch.Generator) -> float:
     """Draw the share of noise and artefacts that is left: all as often as less."""
     u, v = torch.rand(2, generator=generator).tolist()
-    return 1.0 if u < 0.5 else QUIET**v
+    return 1.0 if u < 0.5 else LEAST_NOISE**v
 
 
 def _few(acq: Acquisition, volumes: Volumes, generator: torch.Generator) -> Volumes:
@@ -269,7 +270,7 @@ def _origin(anatomies: Sequence[str], config: FeatureConfig) -> dict[str, object
         "patch": config.patch,
         "b": config.setting.b,
         "clean": config.clean,
-        "quiet": True,
+        "quiet": config.setting.quiet,
         "ill": config.ill,
         "shells": config.shells,
         "scans": [acq.describe() for _, acq in (config.pairs.first, config.pairs.second)],
